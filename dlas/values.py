@@ -1,0 +1,287 @@
+"""The values that travel between the layers: frozen, and free of any heavy import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+REPEATS = 150  # PROTOCOL E1: a row with fewer samples is not publishable
+WARMUPS = 5
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which network a cell runs.
+
+    factory is `package.module:function`; called with `arguments` it returns a torch.nn.Module.
+    input_shape is (N, C, H, W).
+    """
+
+    name: str
+    factory: str
+    input_shape: tuple[int, ...]
+    arguments: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a sweep: what was asked for."""
+
+    dataset: str
+    model: ModelSpec
+    compression: str
+    precision: str
+    format: str
+    algorithm: str
+    tuning: str
+    target: str
+
+    @property
+    def id(self) -> str:
+        """The one printed name of the cell: `--only` globs, log lines, folders and rows all use it."""
+        return "/".join(
+            (
+                self.dataset,
+                self.model.name,
+                self.compression,
+                self.precision,
+                self.format,
+                self.algorithm,
+                self.tuning,
+                self.target,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How code for a target is generated: the `[compiler]` table of its TOML.
+
+    vector_lanes: float32 elements in one vector register; vector_registers: how many there are;
+    l2_bytes: the cache one core has to itself (or its share); all 0 on a GPU.
+    gpu_arch: sm_NN, of kind cuda only.
+    """
+
+    kind: str  # llvm | opencl | cuda
+    arch: str  # of the CPU that runs the host part: x86_64 | aarch64
+    mtriple: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    vector_lanes: int
+    vector_registers: int
+    l2_bytes: int
+    cxx: str
+    gpu_arch: str = ""
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where code for a target runs: the `[board]` table of its TOML. Paths and names are the board's."""
+
+    runners: tuple[str, ...]  # what can measure on it today: local, docker; empty when nothing can
+    threads: int
+    cpu_set: str = ""  # as in taskset: "0-3,6"; empty is every CPU that the process may use
+    devices: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    container_runtime: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """The container image of a target: the `[image]` table of its TOML."""
+
+    dockerfile: str  # relative to the repository's root
+    base: str  # pinned by digest
+    platform: str  # linux/amd64 | linux/arm64
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device, all facts: a file of `targets/`, or a user's own TOML."""
+
+    name: str
+    aliases: tuple[str, ...]
+    description: str
+    protocol_id: str  # row of the paper's set-up, empty for a user's own board
+    compiler: Compiler
+    board: Board
+    image: Image | None
+    detected: str = ""  # what was found out on this host, in words; empty when all was written down
+
+    @property
+    def image_tag(self) -> str:
+        return f"dlas/{self.name}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network in its own folder: `model.so`, `input.npy`, `oracle.npy`, `manifest.json`.
+
+    ops_* count convolutions. kernels are the symbols of the compiled functions, in call order.
+    """
+
+    path: Path
+    key: str  # hash of all that it was made from
+    sha256: str  # of model.so
+    output_shape: tuple[int, ...]
+    trained: bool
+    ops_total: int
+    ops_as_asked: int
+    ops_depthwise: int
+    fallbacks: tuple[str, ...]
+    kernels: tuple[str, ...]
+    versions: Mapping[str, str]
+    build_seconds: float
+
+    @property
+    def module(self) -> Path:
+        return self.path / "model.so"
+
+    def input(self) -> np.ndarray:
+        """float32, the shape of the model's input."""
+        import numpy as np
+
+        array: np.ndarray = np.load(self.path / "input.npy", allow_pickle=False)
+        return array
+
+    def oracle(self) -> np.ndarray:
+        """float32 PyTorch's output for `input()`."""
+        import numpy as np
+
+        array: np.ndarray = np.load(self.path / "oracle.npy", allow_pickle=False)
+        return array
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a device is asked to do: run `module` on `input`, then time it `repeats` times.
+
+    output_shape bounds what is read back. observe are files of the device whose contents are wanted
+    before and after.
+    """
+
+    module: Path
+    input: np.ndarray
+    output_shape: tuple[int, ...]
+    threads: int
+    repeats: int = REPEATS
+    warmups: int = WARMUPS
+    observe: tuple[str, ...] = ()
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What came back from a device, checked for form but not for truth.
+
+    samples_ns, warmup_ns: int64, one per run, in order. output is the first run's; output_stable
+    says whether the run after the last sample gave the same bytes. before and after map each
+    observed file that exists to its contents.
+    """
+
+    output: np.ndarray
+    output_stable: bool
+    warmup_ns: tuple[int, ...]
+    samples_ns: tuple[int, ...]
+    threads: int
+    cpu_set: str
+    peak_rss_bytes: int
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """Who a device is. fingerprint is one for all runners of a machine, and differs between machines."""
+
+    fingerprint: str
+    cpu_model: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Device(Protocol):
+    """A device that runs one job at a time; its lock is held only while a job runs."""
+
+    @property
+    def runner(self) -> str:
+        """local or docker."""
+
+    @property
+    def image_id(self) -> str:
+        """sha256 id of the container image, empty without one."""
+
+    def probe(self) -> DeviceFacts: ...
+
+    def run(self, job: Job) -> JobResult:
+        """Raises DeviceError, DeviceBusyError or EngineError."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One measurement of an artifact, after its output was compared with the oracle."""
+
+    status: str  # measured | wrong_output
+    reason: str
+    max_error_over_scale: float
+    result: JobResult
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results, and the schema of their Parquet: the field's type is the column's.
+
+    Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
+    """
+
+    schema_version: int
+    cell: str
+    sweep: str
+    dataset: str
+    model: str
+    compression: str
+    precision: str
+    format: str
+    layout: str
+    algorithm: str
+    tuning: str
+    target: str
+    runner: str
+    device: str
+    device_model: str
+    replicate: int
+    emulated: bool
+    status: str
+    reason: str
+    publishable: bool
+    repeats: int
+    samples_ns: list[int]
+    warmup_ns: list[int]
+    max_error_over_scale: float | None
+    trained: bool | None
+    artifact_sha256: str
+    image_id: str
+    threads: int
+    cpu_set: str
+    ops_total: int | None
+    ops_as_asked: int | None
+    ops_depthwise: int | None
+    fallbacks: list[str]
+    kernels: list[str]
+    versions: dict[str, str]
+    environment_before: dict[str, str]
+    environment_after: dict[str, str]
+    started_at: datetime
+    build_seconds: float | None
+    peak_rss_bytes: int | None
+    inputs_key: str
+    log: str
