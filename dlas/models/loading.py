@@ -1,0 +1,159 @@
+"""From a ModelSpec to a network with an input and the output that PyTorch computes for it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dlas.errors import ModelError
+from dlas.models import vision
+from dlas.models.sources import include_working_directory, split_factory
+from dlas.values import ModelSpec
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to export: module in eval mode, and what it must compute.
+
+    input and output are float32; output is the oracle that compiled code is compared with.
+    trained is true only where this package trained or fetched the weights.
+    """
+
+    module: nn.Module
+    input: np.ndarray
+    output: np.ndarray
+    trained: bool
+
+
+def load(spec: ModelSpec) -> Model:
+    """Make the network with seeded weights, an input of standard-normal noise, and the oracle output.
+
+    Batch norms that were never trained get statistics that fit the data and differ by channel, so that
+    every layer matters to the output; those with statistics of their own are left alone. The same spec
+    gives the same model on the same version of PyTorch. Raises ModelError.
+    """
+    seed = _seed(spec)
+    array = np.random.default_rng(seed).standard_normal(_checked_shape(spec), dtype=np.float32)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        module = _make(spec).eval()
+        first = _settle_batch_norms(spec, module, array)
+        output = _forward(spec, module, array)
+    if not np.allclose(first, output, rtol=1e-4, atol=1e-4 * float(np.abs(output).max())):
+        cause = f"model {spec.name}: two runs on one input differ"
+        raise ModelError(cause, "remove what is random or keeps state in forward")
+    return Model(module, array, output, trained=False)
+
+
+def _seed(spec: ModelSpec) -> int:
+    """A 63-bit number that depends on the network and not on its name, nor on the process."""
+    text = json.dumps([spec.factory, list(spec.input_shape), sorted(spec.arguments)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _checked_shape(spec: ModelSpec) -> tuple[int, ...]:
+    if not spec.input_shape or any(size < 1 for size in spec.input_shape):
+        raise ModelError(
+            f"model {spec.name}: input_shape {list(spec.input_shape)} is not a list of sizes of 1 or more",
+            "write it as [1, 3, 32, 32]",
+        )
+    return spec.input_shape
+
+
+def _make(spec: ModelSpec) -> nn.Module:
+    """Import the factory's module and call the factory: both run code that may raise anything."""
+    include_working_directory()
+    vision.name_operators()
+    module_name, function_name = split_factory(spec)
+    try:
+        namespace = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise _failure(spec, f"importing {module_name} failed", error, "correct the module") from error
+    factory = getattr(namespace, function_name, None)
+    if not callable(factory):
+        cause = f"model {spec.name}: {module_name} has no function {function_name!r}"
+        raise ModelError(cause, "correct the factory")
+    arguments = dict(spec.arguments)
+    try:
+        module = factory(**arguments)
+    except ModelError as error:
+        raise ModelError(f"model {spec.name}: {error.cause}", error.next_step) from error
+    except (Exception, SystemExit) as error:
+        call = f"{spec.factory}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+        raise _failure(spec, f"{call} failed", error, "correct its arguments or the function") from error
+    if not isinstance(module, nn.Module):
+        cause = f"model {spec.name}: {spec.factory} returned {type(module).__name__}"
+        raise ModelError(cause, "return a torch.nn.Module")
+    return module
+
+
+def _settle_batch_norms(spec: ModelSpec, module: nn.Module, array: np.ndarray) -> np.ndarray:
+    """Give each fresh batch norm its statistics when the data first reaches it; returns the output.
+
+    The mean and variance of its own input keep activations at a scale of one through any depth. Half a
+    deviation more keeps most of what a ReLU gets positive: so no filter is dead, and the network does not
+    amplify rounding errors, as random ones with centred activations do. Random factors, and a random scale
+    and shift, make a mistake in folding visible.
+    """
+
+    def settle(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(norm, _BatchNorm):
+            _draw(norm, inputs[0])
+
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    handles = [norm.register_forward_pre_hook(settle) for norm in norms]
+    try:
+        return _forward(spec, module, array)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _draw(norm: _BatchNorm, x: Tensor) -> None:
+    """Statistics near those of x (N, C, ...), by channel where a channel has more than one value.
+
+    Does nothing to a norm that keeps no statistics, or whose statistics are no longer those of a new one.
+    """
+    running_mean, running_var = norm.running_mean, norm.running_var
+    if running_mean is None or running_var is None or running_mean.any() or (running_var != 1).any():
+        return
+    over = [axis for axis in range(x.ndim) if axis != 1]
+    if x.numel() > x.shape[1]:
+        variances, mean = torch.var_mean(x, over, correction=0)
+        variance = variances.mean() + norm.eps  # of the layer: a channel that hardly varies is not blown up
+    else:
+        variance, mean = x.var(correction=0) + norm.eps, x.mean()
+    running_mean.normal_(-0.5, 0.2).mul_(variance.sqrt()).add_(mean)
+    running_var.uniform_(0.5, 1.5).mul_(variance)
+    if norm.affine:
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_(0, 0.2)
+
+
+def _forward(spec: ModelSpec, module: nn.Module, array: np.ndarray) -> np.ndarray:
+    try:
+        output = module(torch.from_numpy(array.copy()))
+    except (Exception, SystemExit) as error:
+        what = f"it cannot take a float32 input of shape {list(spec.input_shape)}"
+        raise _failure(spec, what, error, "correct input_shape or the network") from error
+    if not isinstance(output, Tensor) or output.dtype != torch.float32 or output.numel() == 0:
+        kind = f"a {output.dtype} tensor" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ModelError(f"model {spec.name}: its output is {kind}", "return one float32 tensor, not empty")
+    result: np.ndarray = output.numpy().copy()
+    if not np.isfinite(result).all() or not result.any():
+        cause = f"model {spec.name}: its output has NaN or infinity, or is all zero"
+        raise ModelError(cause, "correct the network or its weights")
+    return result
+
+
+def _failure(spec: ModelSpec, what: str, error: BaseException, next_step: str) -> ModelError:
+    reason = next(iter(str(error).splitlines()), "")
+    return ModelError(f"model {spec.name}: {what}: {type(error).__name__}: {reason}", next_step)
