@@ -1,0 +1,92 @@
+"""What the three algorithms share: filter packing, padding, and the first and last step of a convolution.
+
+Schedules find a block by its `role`:
+
+    pad         the input with its zeros around it
+    pack        the input rearranged for the inner kernel (im2col matrix, or packed tiles)
+    accumulate  the sum of products, (N, block, OH/height, OW/width, height, width, lanes): the first four
+                axes choose a tile, the others run over its outputs
+    depthwise   the same without lanes, (N, CO, OH/height, OW/width, height, width): a vector is a row
+    unpack      the tiles put back to NCHW
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from dlas.algorithms.convolution import Conv2d, Tile, ceil_div, in_extent
+
+
+def pack_filter(weight: np.ndarray, conv: Conv2d, lanes: int) -> np.ndarray:
+    """Group the output channels of a filter by lanes, so that the inner kernel reads it in order.
+
+    weight: (CO, CG, KH, KW). Returns (ceil(CO / lanes), CG, KH, KW, lanes); the channels that fill the
+    last block are zero. A block lies within one group: where there are several, lanes divides OG.
+    """
+    if conv.groups > 1 and conv.OG % lanes:
+        raise ValueError(f"{lanes} lanes do not divide the {conv.OG} output channels of a group")
+    blocks = ceil_div(conv.CO, lanes)
+    filled = np.pad(weight, ((0, blocks * lanes - conv.CO), (0, 0), (0, 0), (0, 0)))
+    blocked = filled.reshape(blocks, lanes, conv.CG, conv.KH, conv.KW)
+    return np.ascontiguousarray(blocked.transpose(0, 2, 3, 4, 1))
+
+
+def tiles(conv: Conv2d, tile: Tile) -> tuple[int, int]:
+    """How many tiles cover the output's height and width; the last ones may reach past its edge."""
+    return ceil_div(conv.OH, tile.height), ceil_div(conv.OW, tile.width)
+
+
+def reduction(conv: Conv2d) -> tuple[Any, Any, Any]:
+    """The axes that a convolution sums over: input channel of the group, kernel row, kernel column."""
+    return (
+        te.reduce_axis((0, conv.CG), "ci"),
+        te.reduce_axis((0, conv.KH), "kh"),
+        te.reduce_axis((0, conv.KW), "kw"),
+    )
+
+
+def pad(x: Any, conv: Conv2d, tile: Tile) -> Any:
+    """Zeros around x (N, CI, H, W), as far as whole tiles read."""
+    (rows, columns), (top, left) = tiles(conv, tile), conv.padding[:2]
+    height = in_extent(rows * tile.height, conv.KH, conv.stride[0], conv.dilation[0])
+    width = in_extent(columns * tile.width, conv.KW, conv.stride[1], conv.dilation[1])
+    # Where the stride leaves the last rows unread, the padded input is the smaller one.
+    if (top, left) == (0, 0) and height <= conv.H and width <= conv.W:
+        return x
+
+    def element(n: Any, c: Any, h: Any, w: Any) -> Any:
+        inside = tirx.all(h >= top, h < conv.H + top, w >= left, w < conv.W + left)
+        return tirx.if_then_else(inside, x[n, c, h - top, w - left], 0.0)
+
+    return te.compute((conv.N, conv.CI, height, width), element, name="pad", attrs={"role": "pad"})
+
+
+def accumulate(a: Any, packed: Any, conv: Conv2d, tile: Tile, name: str) -> Any:
+    """The sum of products over tiles, and back to NCHW.
+
+    a(n, y, x, c, h, w, kh, kw) is the input that output (h, w) of tile (y, x) reads from channel c at
+    (kh, kw) of the filter. Returns (N, CO, OH, OW).
+    """
+    ci, kh, kw = reduction(conv)
+    per_group = max(1, conv.OG // tile.lanes)
+
+    def element(n: Any, o: Any, y: Any, x: Any, h: Any, w: Any, lane: Any) -> Any:
+        channel = (o // per_group) * conv.CG + ci if conv.groups > 1 else ci
+        return te.sum(a(n, y, x, channel, h, w, kh, kw) * packed[o, ci, kh, kw, lane], axis=[ci, kh, kw])
+
+    shape = (conv.N, ceil_div(conv.CO, tile.lanes), *tiles(conv, tile), tile.height, tile.width, tile.lanes)
+    tiled = te.compute(shape, element, name=name, attrs={"role": "accumulate"})
+    return unpack(tiled, conv, tile)
+
+
+def unpack(tiled: Any, conv: Conv2d, tile: Tile) -> Any:
+    """Put tiles (N, ceil(CO / lanes), OH/height, OW/width, height, width, lanes) back to NCHW."""
+
+    def element(n: Any, o: Any, h: Any, w: Any) -> Any:
+        y, x, row, column = h // tile.height, w // tile.width, h % tile.height, w % tile.width
+        return tiled[n, o // tile.lanes, y, x, row, column, o % tile.lanes]
+
+    return te.compute((conv.N, conv.CO, conv.OH, conv.OW), element, name="unpack", attrs={"role": "unpack"})

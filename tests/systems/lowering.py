@@ -1,0 +1,47 @@
+"""One convolution through the compiler, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from dlas.algorithms.convolution import Conv2d
+from dlas.systems import passes
+from dlas.systems.build import llvm_target
+from dlas.values import Compiler
+
+AVX2 = Compiler("llvm", "x86_64", "x86_64-linux-gnu", "x86-64-v3", (), 8, 16, 1 << 20, "g++")
+AVX512 = Compiler(
+    "llvm", "x86_64", "x86_64-linux-gnu", "x86-64-v4", ("-prefer-256-bit",), 16, 32, 1 << 20, "g++"
+)
+NEON = Compiler(
+    "llvm", "aarch64", "aarch64-linux-gnu", "cortex-a73", ("+neon",), 4, 32, 1 << 19, "aarch64-linux-gnu-g++"
+)
+
+
+def relax_conv2d(conv: Conv2d, weight: np.ndarray, epilogue: str = "") -> tvm.IRModule:
+    """A Relax module of one convolution, with or without a bias and a ReLU after it."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((conv.N, conv.CI, conv.H, conv.W), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(
+                relax.op.nn.conv2d(
+                    x, relax.const(weight), conv.stride, conv.padding, conv.dilation, conv.groups
+                )
+            )
+            if epilogue:
+                bias = relax.const(np.arange(conv.CO, dtype="float32").reshape(1, -1, 1, 1) / conv.CO - 0.5)
+                y = builder.emit(relax.op.nn.relu(builder.emit(relax.op.add(y, bias))))
+            out = builder.emit_output(y)
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+def compile_and_run(mod: tvm.IRModule, algorithm: str, schedule: str, x: np.ndarray) -> np.ndarray:
+    target = llvm_target(AVX2)
+    with target:
+        lowered, _ = passes.lower(mod, algorithm, schedule, AVX2)
+        machine = relax.VirtualMachine(tvm.compile(lowered, target), tvm.cpu())
+    return machine["main"](tvm.runtime.tensor(x)).numpy()
