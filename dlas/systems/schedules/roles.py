@@ -1,0 +1,51 @@
+"""Finding the blocks of a function by the part they play, and what both schedules do to blocks of no part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import s_tir
+
+SPATIAL = 0  # tvm.tirx.IterVar.DataPar
+CONVOLUTION_ROLES = ("accumulate", "depthwise")
+
+
+def blocks(sch: s_tir.Schedule) -> list[Any]:
+    """The function's blocks, in order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def role(sch: s_tir.Schedule, block: Any) -> str:
+    """The role that dlas.algorithms gave a block, or an empty string."""
+    return str(sch.get(block).annotations.get("role", ""))
+
+
+def find(sch: s_tir.Schedule, *wanted: str) -> list[Any]:
+    """The blocks of the wanted roles, in order."""
+    return [block for block in blocks(sch) if role(sch, block) in wanted]
+
+
+def name(sch: s_tir.Schedule, block: Any) -> str:
+    return str(sch.get(block).name_hint)
+
+
+def extent(sch: s_tir.Schedule, loop: Any) -> int:
+    return int(sch.get(loop).extent)
+
+
+def spatial_loops(sch: s_tir.Schedule, block: Any) -> list[Any]:
+    """The loops over a block's leading spatial axes; a reduction's own loops come after them."""
+    loops, axes = sch.get_loops(block), sch.get(block).iter_vars
+    count = 0
+    while count < len(loops) and int(axes[count].iter_type) == SPATIAL:
+        count += 1
+    return list(loops[:count])
+
+
+def is_reduction(sch: s_tir.Schedule, block: Any) -> bool:
+    return any(int(axis.iter_type) != SPATIAL for axis in sch.get(block).iter_vars)
+
+
+def is_output(sch: s_tir.Schedule, block: Any) -> bool:
+    outputs = sch.get_output_blocks(sch.get_sblock("root"))
+    return name(sch, block) in {name(sch, output) for output in outputs}

@@ -1,0 +1,64 @@
+"""Choosing the register tile of a convolution from the target's vector unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dlas.algorithms.convolution import Conv2d, Tile, ceil_div
+from dlas.values import Compiler
+
+MAX_ACCUMULATORS = 16  # more gained nothing on 32 registers, and from 28 on they spill
+MAX_VECTORS = 4
+MAX_DEPTHWISE_HEIGHT = 8
+
+
+def choose(conv: Conv2d, compiler: Compiler) -> Tile:
+    """The tile that wastes least, and then keeps most accumulators in registers.
+
+    Waste is what the last tiles compute past the edge of the output; a few accumulators cannot hide
+    the latency of a multiply-add.
+    """
+    if conv.depthwise:
+        return _choose_depthwise(conv, compiler.vector_lanes)
+    limit = min(MAX_ACCUMULATORS, compiler.vector_registers * 3 // 4)
+    candidates = [
+        Tile(lanes, height, width)
+        for lanes in _lane_counts(conv, compiler.vector_lanes)
+        for height in range(1, min(conv.OH, limit) + 1)
+        for width in range(1, min(conv.OW, limit) + 1)
+        if _vectors(lanes, compiler.vector_lanes) * height * width <= limit
+    ]
+    return max(candidates, key=lambda tile: (_score(tile, conv, compiler.vector_lanes), tile.width))
+
+
+def _lane_counts(conv: Conv2d, vector: int) -> Iterable[int]:
+    counts = [vector * n for n in range(1, MAX_VECTORS + 1)]
+    if conv.groups == 1:
+        return counts
+    return [n for n in (*range(1, vector), *counts) if conv.OG % n == 0]
+
+
+def _score(tile: Tile, conv: Conv2d, vector: int) -> float:
+    vectors = _vectors(tile.lanes, vector)
+    done = ceil_div(conv.CO, tile.lanes) * vectors * vector
+    done *= _covered(conv.OH, tile.height) * _covered(conv.OW, tile.width)
+    useful = conv.CO * conv.OH * conv.OW / done
+    return useful * (1 - 0.5 / (vectors * tile.height * tile.width))
+
+
+def _choose_depthwise(conv: Conv2d, vector: int) -> Tile:
+    def score(tile: Tile) -> float:
+        useful = conv.OH * conv.OW / (_covered(conv.OH, tile.height) * _covered(conv.OW, tile.width))
+        return useful * tile.width * (1 - 0.5 / tile.height)
+
+    widths = [1 << bit for bit in range(vector.bit_length()) if 1 << bit <= vector]
+    heights = range(1, min(conv.OH, MAX_DEPTHWISE_HEIGHT) + 1)
+    return max((Tile(1, height, width) for width in widths for height in heights), key=score)
+
+
+def _vectors(lanes: int, vector: int) -> int:
+    return ceil_div(lanes, vector)
+
+
+def _covered(extent: int, tile: int) -> int:
+    return ceil_div(extent, tile) * tile

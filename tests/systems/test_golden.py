@@ -1,0 +1,91 @@
+"""The lowered code of each algorithm for each CPU target, as files that a reviewer can read.
+
+`pytest tests/systems/test_golden.py --update-golden` writes them anew after a wanted change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from dlas.algorithms.convolution import Conv2d
+from dlas.systems import passes
+from dlas.systems.build import llvm_target
+from dlas.systems.schedules import roles
+from dlas.values import Compiler
+from tests.systems.lowering import AVX512, NEON, relax_conv2d
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+COMPILERS = {"x86_avx": AVX512, "hikey970_neon": NEON}
+PLAIN = Conv2d(1, 6, 9, 9, 20, 3, 3, stride=(2, 2), padding=(1, 1, 1, 1))
+DEPTHWISE = Conv2d(1, 6, 9, 9, 6, 3, 3, padding=(1, 1, 1, 1), groups=6)
+
+
+def lowered(conv: Conv2d, algorithm: str, schedule: str, compiler: Compiler) -> tvm.IRModule:
+    weight = np.ones((conv.CO, conv.CG, conv.KH, conv.KW), "float32")
+    with llvm_target(compiler):
+        mod, _ = passes.lower(relax_conv2d(conv, weight, "bias and relu"), algorithm, schedule, compiler)
+    return mod
+
+
+def kernel(mod: tvm.IRModule) -> tvm.tirx.PrimFunc:
+    (name,) = passes.called_functions(mod)
+    return mod[name]
+
+
+@pytest.mark.parametrize("target", COMPILERS)
+@pytest.mark.parametrize("schedule", passes.SCHEDULES)
+@pytest.mark.parametrize("algorithm", [*passes.ALGORITHMS, "depthwise"])
+def test_lowered_code_is_the_golden_one(
+    algorithm: str, schedule: str, target: str, request: pytest.FixtureRequest
+) -> None:
+    asked = "direct" if algorithm == "depthwise" else algorithm
+    conv = DEPTHWISE if algorithm == "depthwise" else PLAIN
+    script = kernel(lowered(conv, asked, schedule, COMPILERS[target])).script() + "\n"
+    path = GOLDEN / target / f"{algorithm}_{schedule}.py.txt"
+    if request.config.getoption("--update-golden"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script)
+    assert path.read_text() == script, f"{path} differs; if that is wanted, run pytest with --update-golden"
+
+
+def shapes(func: tvm.tirx.PrimFunc) -> dict[str, list[int]]:
+    """What each block writes, by the block's name."""
+    sch = tvm.s_tir.Schedule(tvm.IRModule({"main": func}))
+    return {
+        roles.name(sch, block): [int(n) for n in sch.get(block).writes[0].source.shape]
+        for block in roles.blocks(sch)
+    }
+
+
+def test_the_algorithms_are_what_their_names_say() -> None:
+    written = {name: shapes(kernel(lowered(PLAIN, name, "minimal", AVX512))) for name in passes.ALGORITHMS}
+    assert set(written["direct"]) & {"im2col", "pack_tiles"} == set()
+    N, rows, columns, CI, KH, KW, height, width = written["gemm"]["im2col"]
+    assert (N, CI, KH, KW) == (1, 6, 3, 3)
+    assert rows * height >= PLAIN.OH
+    assert columns * width >= PLAIN.OW
+    # A packed tile holds its halo once: a 3x3 kernel at stride 2 reads 2 * (n - 1) + 3 inputs for n outputs.
+    *_, CI, tile_height, tile_width = written["spatial_pack"]["pack_tiles"]
+    *_, height, width, _ = written["spatial_pack"]["spatial_pack"]
+    assert (CI, tile_height, tile_width) == (6, 2 * height + 1, 2 * width + 1)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "instruction"), [(AVX512, "vfmadd231ps"), (NEON, "fmla")], ids=["avx512", "neon"]
+)
+@pytest.mark.parametrize("algorithm", passes.ALGORITHMS)
+def test_the_inner_kernel_multiplies_and_adds_vectors(
+    algorithm: str, compiler: Compiler, instruction: str
+) -> None:
+    conv = Conv2d(1, 64, 16, 16, 64, 3, 3, padding=(1, 1, 1, 1))
+    target = llvm_target(compiler)
+    mod = tvm.IRModule({"main": kernel(lowered(conv, algorithm, "scheduled", compiler))})
+    with target:
+        assembly = tvm.compile(mod, target).mod.inspect_source("s")
+    vector = "zmm" if compiler is AVX512 else ".4s"
+    count = sum(instruction in line and vector in line for line in assembly.splitlines())
+    assert count >= 16, f"{count} {instruction} on whole vectors"
