@@ -1,0 +1,121 @@
+// A compiled network in TVM's Relax virtual machine, with its input bound.
+#pragma once
+
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "failure.h"
+#include "job.h"
+
+namespace dlas {
+
+namespace ffi = tvm::ffi;
+
+struct Output {
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+
+// 64 bytes, a cache line and an AVX-512 register: what TVM's own tensors are aligned to.
+struct AlignedMemory {
+  void AllocData(DLTensor* tensor) {
+    if (posix_memalign(&tensor->data, 64, ffi::GetDataSize(*tensor)) != 0) throw std::bad_alloc();
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+inline ffi::Tensor make_input(const std::vector<int64_t>& shape) {
+  return ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::ShapeView(shape.data(), shape.size()),
+                                  DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
+}
+
+// Makes `threads` hold. TVM's own choices do not: it halves the CPU count, uses only the cores of the
+// highest clock, and binds to CPU 0, 1, ... whatever the process's CPU set is. Binding is off: the
+// kernel knows which CPUs are siblings, and a narrower CPU set is the target's to state.
+inline int64_t start_threads(int64_t threads) {
+  setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
+  setenv("TVM_BIND_THREADS", "0", 1);
+  constexpr int kBigCores = 1;  // any mode will do: with binding off it only gives a default count
+  ffi::Function::GetGlobalRequired("runtime.config_threadpool")(kBigCores, static_cast<int>(threads));
+  return ffi::Function::GetGlobalRequired("runtime.NumThreads")().cast<int64_t>();
+}
+
+class Network {
+ public:
+  Network(const std::string& path, const ffi::Tensor& input)
+      : vm_(get(ffi::Module::LoadFromFile(path), "vm_load_executable")().cast<ffi::Module>()) {
+    constexpr int kPooledAllocator = 2;
+    get(vm_, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    get(vm_, "save_function")("main", kBound, true, input);
+    run_ = get(vm_, kBound);
+  }
+
+  Output run(int64_t max_bytes) const {
+    ffi::Any result = run_();
+    auto tensor = result.as<ffi::Tensor>();
+    if (!tensor) throw Failure("the network gives " + result.GetTypeKey() + ", not one tensor");
+    DLDataType dtype = tensor->dtype();
+    if (dtype.code != kDLFloat || dtype.bits != 32 || dtype.lanes != 1) {
+      throw Failure("the network's output is not float32");
+    }
+    if (tensor->device().device_type != kDLCPU || !tensor->IsContiguous()) {
+      throw Failure("the network's output is not one block of the CPU's memory");
+    }
+    int64_t bytes = static_cast<int64_t>(ffi::GetDataSize(*tensor));
+    if (bytes > max_bytes) {
+      throw Failure("the network's output has " + std::to_string(bytes) + " bytes, " +
+                    std::to_string(max_bytes) + " were expected");
+    }
+    const char* data = static_cast<const char*>(tensor->data_ptr()) + tensor->byte_offset();
+    auto shape = tensor->shape();
+    return {std::vector<int64_t>(shape.begin(), shape.end()),
+            std::string(data, static_cast<size_t>(bytes))};
+  }
+
+  // Nanoseconds of each of `repeats` runs, by TVM's own evaluator, which runs the network once more
+  // before the first of them.
+  std::vector<int64_t> time(int64_t repeats) const {
+    constexpr int kNumber = 1, kMinRepeatMs = 0, kZeroTimeLimit = 0, kCooldownMs = 0, kCooldownEvery = 1,
+                  kFlushBytes = 0;
+    ffi::Function evaluate =
+        ffi::Function::GetGlobalRequired("runtime.RPCTimeEvaluator")(
+            vm_, kBound, static_cast<int>(kDLCPU), 0, kNumber, static_cast<int>(repeats), kMinRepeatMs,
+            kZeroTimeLimit, kCooldownMs, kCooldownEvery, kFlushBytes, "")
+            .cast<ffi::Function>();
+    ffi::Bytes seconds = evaluate().cast<ffi::Bytes>();
+    if (seconds.size() != static_cast<size_t>(repeats) * sizeof(double)) {
+      throw Failure("TVM's evaluator gave " + std::to_string(seconds.size()) + " bytes for " +
+                    std::to_string(repeats) + " samples");
+    }
+    std::vector<int64_t> samples_ns;
+    for (int64_t i = 0; i < repeats; ++i) {
+      double sample_s;
+      std::memcpy(&sample_s, seconds.data() + i * static_cast<int64_t>(sizeof(double)), sizeof sample_s);
+      samples_ns.push_back(std::llround(sample_s * 1e9));
+    }
+    return samples_ns;
+  }
+
+ private:
+  static constexpr const char* kBound = "dlas_bound_main";
+
+  static ffi::Function get(const ffi::Module& module, const char* name) {
+    auto function = module->GetFunction(name, true);
+    if (!function.has_value()) throw Failure(std::string("the module has no function ") + name);
+    return *function;
+  }
+
+  ffi::Module vm_;
+  ffi::Function run_;
+};
+
+}  // namespace dlas

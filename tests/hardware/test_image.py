@@ -1,0 +1,129 @@
+"""The image of a target: its command line, and real builds where there is an engine."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlas.errors import EngineError, TargetError
+from dlas.hardware import engine, targets
+from dlas.hardware.device import DockerDevice
+from dlas.hardware.image import build_command, build_image
+from dlas.hardware.runner import Runner, runner_key
+from dlas.values import Target
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
+
+
+def test_the_build_command(host: Target) -> None:
+    command = build_command("docker", host, Runner(Path("/a/runner/f00"), "f00"), "", Path("/t/id"))
+    assert command == [
+        "docker",
+        "build",
+        "--platform=linux/amd64",
+        f"--file={ROOT}/docker/runner/Dockerfile",
+        "--build-arg=BASE=debian:bookworm-slim",
+        "--label=dlas.runner=f00",
+        "--label=dlas.base=debian:bookworm-slim",
+        "--label=dlas.stand-in=false",
+        "--iidfile=/t/id",
+        "/a/runner/f00",
+    ]
+
+
+def test_another_base_makes_a_stand_in(host: Target) -> None:
+    command = build_command("docker", host, Runner(Path("/a"), "f00"), "mine:1", Path("/t/id"))
+    assert "--build-arg=BASE=mine:1" in command
+    assert {"--label=dlas.base=mine:1", "--label=dlas.stand-in=true"} < set(command)
+
+
+def test_a_target_without_an_image_is_named(host: Target, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"test_host: no image can be built for it; .*\[image\]"):
+        build_image(replace(host, image=None), tmp_path, "", print)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_nothing_runs_while_an_image_is_built(path: Path) -> None:
+    steps = [line.split()[0] for line in path.read_text().splitlines() if re.match("[A-Z]+ ", line)]
+    assert set(steps) <= {"ARG", "FROM", "COPY", "ENV", "USER", "ENTRYPOINT"}
+    assert "syntax=" not in path.read_text()  # it would need a registry
+    assert re.search(r"^USER \d+:\d+$", path.read_text(), re.MULTILINE)
+
+
+def test_every_shipped_image_has_its_dockerfile() -> None:
+    assert DOCKERFILES
+    for target in targets.known():
+        assert target.image is None or (ROOT / target.image.dockerfile).is_file()
+
+
+@pytest.mark.docker
+def test_an_image_says_what_is_in_it(container: DockerDevice, host: Target, base: str) -> None:
+    image = engine.find_image(host.image_tag)
+    assert image is not None
+    assert image.id == container.image_id
+    assert image.labels == {
+        "dlas.runner": runner_key(host),
+        "dlas.base": base or "debian:bookworm-slim",
+        "dlas.stand-in": "true" if base else "false",
+    }
+    settings = image.attrs["Config"]
+    assert (settings["User"], settings["Entrypoint"]) == ("10001:10001", ["/opt/dlas/runner"])
+
+
+@pytest.mark.docker
+def test_an_image_holds_the_bytes_of_the_local_runner(container: DockerDevice, program: Runner) -> None:
+    with engine.connection() as client:
+        stopped = client.containers.create(container.image_id, ["probe"])
+        try:
+            contents = b"".join(stopped.get_archive("/opt/dlas/.")[0])
+        finally:
+            stopped.remove()
+    with tarfile.open(fileobj=io.BytesIO(contents)) as archive:
+        files = {Path(i.name).name: archive.extractfile(i).read() for i in archive if i.isfile()}  # type: ignore[union-attr]
+    assert files == {path.name: path.read_bytes() for path in program.folder.iterdir()}
+
+
+@pytest.mark.docker
+def test_building_again_gives_the_same_image(
+    container: DockerDevice, host: Target, base: str, artifacts: Path
+) -> None:
+    lines: list[str] = []
+    assert build_image(host, artifacts, base, lines.append) == container.image_id
+    assert lines
+
+
+@pytest.mark.docker
+def test_a_base_that_cannot_be_had_is_named(host: Target, artifacts: Path, program: Runner) -> None:
+    nowhere = "127.0.0.1:1/dlas/nothing:none"
+    with pytest.raises(EngineError, match=r"cannot be pulled: .*, inv build --target th --base IMAGE"):
+        build_image(host, artifacts, nowhere, lambda line: None)
+
+
+@pytest.fixture
+def empty_base() -> Iterator[str]:
+    """An image without a C library."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("nothing"))
+    name = "dlas-test-empty:none"
+    with engine.connection() as client:
+        client.api.import_image_from_data(out.getvalue(), repository="dlas-test-empty", tag="none")
+        yield name
+        client.images.remove(name)
+
+
+@pytest.mark.docker
+def test_a_base_in_which_the_runner_does_not_start_is_refused(
+    host: Target, artifacts: Path, empty_base: str
+) -> None:
+    other = replace(host, name="test_empty")
+    with pytest.raises(EngineError, match="test_empty: the runner does not start in its image"):
+        build_image(other, artifacts, empty_base, lambda line: None)
+    assert engine.find_image(other.image_tag) is None
