@@ -1,0 +1,55 @@
+"""Correct first, then timed: an artifact's output is compared with the oracle before its times count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlas.measurement.environment import OBSERVED
+from dlas.values import REPEATS, Artifact, Device, Job, Samples
+
+# Error over output scale; the sums of an fp32 network in another order differ by about 1e-6.
+TOLERANCE = {"fp32": 1e-4}
+
+
+def measure(
+    device: Device,
+    artifact: Artifact,
+    precision: str,
+    threads: int,
+    repeats: int = REPEATS,
+    timeout_s: float = Job.timeout_s,
+) -> Samples:
+    """Run an artifact on a device, check its output, and keep its times.
+
+    The status is `measured` or `wrong_output`. Raises DeviceError, DeviceBusyError or EngineError.
+    """
+    result = device.run(
+        Job(
+            module=artifact.module,
+            input=artifact.input(),
+            output_shape=artifact.output_shape,
+            threads=threads,
+            repeats=repeats,
+            observe=OBSERVED,
+            timeout_s=timeout_s,
+        )
+    )
+    error, allowed = error_over_scale(result.output, artifact.oracle()), TOLERANCE[precision]
+    reason = ""
+    if not error <= allowed:  # also where it is not a number
+        reason = f"output differs from PyTorch's by {error:.2g} of its scale, allowed is {allowed:.0e}"
+    elif not result.output_stable:
+        reason = "the run after the last sample gave another output than the first"
+    return Samples("wrong_output" if reason else "measured", reason, error, result)
+
+
+def error_over_scale(output: np.ndarray, oracle: np.ndarray) -> float:
+    """The largest difference over the oracle's largest magnitude; infinite where a value is not finite.
+
+    >>> error_over_scale(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+    0.5
+    """
+    if not np.isfinite(output).all():
+        return float("inf")
+    scale = float(np.abs(oracle).max()) or 1.0
+    return float(np.abs(output.astype("float64") - oracle).max()) / scale

@@ -1,0 +1,221 @@
+"""Rows as text: what is fastest, how sure that is, and what did not run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar
+
+from dlas.errors import UsageError
+from dlas.results import statistics, store
+from dlas.results.statistics import Summary
+from dlas.values import REPEATS, Row
+
+_HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "status", "cell")
+_UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
+_FEW = (
+    f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
+    "  covers only the noise inside it; `--replicates` adds processes"
+)
+
+T = TypeVar("T")
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell in one place: the measured rows of its replicates, and what they say together."""
+
+    rows: tuple[Row, ...]
+    summary: Summary
+
+    @property
+    def contest(self) -> tuple[str, str]:
+        """Lines of one section with the same contest are compared with each other."""
+        return self.rows[0].dataset, self.rows[0].model
+
+    @property
+    def is_publishable(self) -> bool:
+        return all(row.publishable for row in self.rows)
+
+    @property
+    def runs(self) -> str:
+        """Processes x samples of each, as in 3x150."""
+        counts = sorted({len(row.samples_ns) for row in self.rows})
+        return f"{len(self.rows)}x{'/'.join(map(str, counts))}"
+
+    @property
+    def max_error(self) -> float | None:
+        """The largest error over scale of the rows; a NaN among them stays visible."""
+        errors = [row.max_error_over_scale for row in self.rows if row.max_error_over_scale is not None]
+        return max(errors, key=lambda error: (error != error, error), default=None)
+
+    @property
+    def status(self) -> str:
+        fewest = min(len(row.samples_ns) for row in self.rows)
+        quick = f" ({fewest} of {REPEATS})" if fewest < REPEATS else ""
+        marks = ["measured" if self.is_publishable else f"not publishable{quick}"]
+        if self.rows[0].trained is False:
+            marks.append("untrained")
+        if self.rows[0].fallbacks:
+            marks.append(_count(len(self.rows[0].fallbacks), "fallback"))
+        return ", ".join(marks)
+
+
+def report(artifacts: Path, sweep: str, width: int | None = None) -> str:
+    """The rows of a sweep that are true today, as text without a newline at its end.
+
+    width: columns of the terminal; None, right for a pipe, keeps one line for each cell however
+    long. Raises UsageError when the sweep has no results, StorageError for an impossible name.
+    """
+    stored = store.read(artifacts, sweep)
+    if not stored.rows and not stored.problems:
+        known = ", ".join(store.sweeps(artifacts))
+        next_step = f"`invoke run --sweep {sweep}` makes them" + (
+            f"; those with results: {known}" if known else ""
+        )
+        raise UsageError(f"sweep {sweep!r} has no results", next_step)
+    rows = store.latest(stored.rows)
+    notes = [f"not read: {problem}" for problem in stored.problems]
+    if hidden := len(stored.rows) - len(rows):
+        notes.append(f"not shown: {_count(hidden, 'row')} of older code, or replaced by newer or longer ones")
+    return "\n".join([*([render(rows, width)] if rows else []), *notes])
+
+
+def render(rows: Iterable[Row], width: int | None = None) -> str:
+    """A section for each place (target, device, runner, threads), emulated ones last; then a count.
+
+    rows: one or more, as `store.latest` gives them. Ratios are to the fastest publishable line of the
+    same dataset and model in the section, or to the fastest where none is publishable. width: as for
+    `report`.
+    """
+    rows = list(rows)
+    parts = [_section(group, width) for group in _grouped(rows, _section_of)]
+    counts = [f"{count} {status}" for status, count in sorted(Counter(row.status for row in rows).items())]
+    notes = [f"{_count(len(rows), 'row')}: {', '.join(counts)}"]
+    lines = _grouped(filter(_is_timed, rows), store.place_of)
+    if any(len(line) < statistics.MIN_DRAWN for line in lines):
+        notes.insert(0, _FEW)
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def _section_of(row: Row) -> Key:
+    return _is_emulated(row), row.target, row.device, row.runner, row.threads
+
+
+def _section(rows: Sequence[Row], width: int | None) -> str:
+    row = rows[0]
+    title = f"{row.target}, no device"
+    if row.device:
+        place = f"{row.device_model or 'device'} ({row.device[:12]})"
+        title = f"{row.target} on {place}, {row.runner} runner, {_count(row.threads, 'thread')}"
+    timed = [row for row in rows if _is_timed(row)]
+    others = [row for row in rows if not _is_timed(row)]
+    others.sort(key=lambda row: (row.cell, row.replicate))
+    if _is_emulated(row):
+        title += ", emulated: only the output was checked, the times mean nothing"
+    lines = [_printable(title)]
+    if timed:
+        lines += _table([_line(group) for group in _grouped(timed, store.place_of)], width)
+    if timed and others:
+        lines.append("  not measured:")
+    return "\n".join(lines + [_remark(row) for row in others])
+
+
+def _line(rows: Sequence[Row]) -> Line:
+    return Line(tuple(rows), statistics.summarize([row.samples_ns for row in rows]))
+
+
+def _table(lines: Sequence[Line], width: int | None) -> list[str]:
+    """A heading, then the lines, fastest first, with an empty line between contests."""
+    unit, scale = _unit(min(line.summary.median_ns for line in lines))
+    groups: list[list[tuple[str, ...]]] = [[(f"{_HEADINGS[0]} {unit}", *_HEADINGS[1:])]]
+    for contest in _grouped(lines, lambda line: line.contest):
+        ranked = sorted(contest, key=lambda line: line.summary.median_ns)
+        best = next((line for line in ranked if line.is_publishable), ranked[0])
+        groups.append([_fields(line, best.summary.median_ns, scale) for line in ranked])
+    return _layout(groups, width)
+
+
+def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> list[str]:
+    """Aligned columns; the first group is the heading. Where they do not fit, each name gets its own line."""
+    widths = [max(map(len, column)) for column in zip(*chain(*groups), strict=True)]
+    is_narrow = width is not None and sum(widths) + 2 * len(widths) > width
+    text = []
+    for number, group in enumerate(groups):
+        if number > 1:
+            text.append("")
+        for *numbers, status, name in group:
+            padded = [field.rjust(size) for field, size in zip(numbers, widths, strict=False)]
+            if not is_narrow:
+                text.append("  " + "  ".join([*padded, status.ljust(widths[-2]), name]))
+                continue
+            if number > 0:
+                text.append(f"  {name}")
+            text.append("    " + "  ".join([*padded, status]))
+    return text
+
+
+def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
+    summary = line.summary
+    interval = "-"
+    if isfinite(summary.high_ns):
+        mark = " " if summary.covers_processes else "*"
+        interval = f"{summary.low_ns / scale:.3f} .. {summary.high_ns / scale:.3f}{mark}"
+    return (
+        f"{summary.median_ns / scale:.3f}",
+        f"{summary.iqr_ns / scale:.3f}",
+        interval,
+        f"{summary.median_ns / best_ns:.2f}x" if best_ns else "-",
+        line.runs,
+        "-" if line.max_error is None else f"{line.max_error:.1e}",
+        line.status,
+        line.rows[0].cell,
+    )
+
+
+def _remark(row: Row) -> str:
+    """One line for a row without times."""
+    subject = row.cell + (f" (replicate {row.replicate})" if row.replicate else "")
+    fact = row.reason
+    if not fact and row.max_error_over_scale is not None:
+        fact = f"max error {row.max_error_over_scale:.1e}"
+    return _printable(f"  {row.status.ljust(12)}  {subject}" + (f": {fact}" if fact else ""))
+
+
+def _unit(fastest_ns: float) -> tuple[str, float]:
+    """The largest unit that keeps the fastest above one."""
+    return next((unit for unit in _UNITS if fastest_ns >= unit[1]), _UNITS[-1])
+
+
+def _is_timed(row: Row) -> bool:
+    return row.status == "measured" and bool(row.samples_ns) and not row.emulated
+
+
+def _is_emulated(row: Row) -> bool:
+    return row.emulated or row.status == "emulated"
+
+
+def _printable(text: str) -> str:
+    """One line: what a device or a compiler said may hold line ends and control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _count(number: int, noun: str) -> str:
+    """
+    >>> _count(2, "row")
+    '2 rows'
+    """
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Key]) -> list[list[T]]:
+    """The items with equal keys, in the order of the keys."""
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return [groups[found] for found in sorted(groups)]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dlas.results.schema import SCHEMA_VERSION
+from dlas.values import REPEATS, Row
+
+START = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    return _make_row
+
+
+def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: Any) -> Row:
+    """A measured row of 150 samples around 12 ms, started `minutes` after noon; `changes` name fields."""
+    cell = changes.get("cell", "cifar10/resnet18/none/fp32/dense/gemm/scheduled/x86_avx")
+    dataset, model, compression, precision, form, algorithm, tuning, target = cell.split("/")
+    status = changes.get("status", "measured")
+    if samples is None:
+        samples = (
+            [12_000_000 + 1_000 * (i * 37 % 150) for i in range(REPEATS)] if status == "measured" else []
+        )
+    fields: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "cell": cell,
+        "sweep": "smoke",
+        "dataset": dataset,
+        "model": model,
+        "compression": compression,
+        "precision": precision,
+        "format": form,
+        "layout": "nchw",
+        "algorithm": algorithm,
+        "tuning": tuning,
+        "target": target,
+        "runner": "local",
+        "device": "3f2a" * 16,
+        "device_model": "Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz",
+        "replicate": 0,
+        "emulated": False,
+        "status": status,
+        "reason": "",
+        "publishable": status == "measured" and len(samples) >= REPEATS,
+        "repeats": len(samples) or REPEATS,
+        "samples_ns": samples,
+        "warmup_ns": [15_000_000, 12_500_000],
+        "max_error_over_scale": 2.5e-7 if status == "measured" else None,
+        "trained": False if status == "measured" else None,
+        "artifact_sha256": "ab" * 32,
+        "image_id": "",
+        "threads": 2,
+        "cpu_set": "0-1",
+        "ops_total": 20,
+        "ops_as_asked": 20,
+        "ops_depthwise": 0,
+        "fallbacks": [],
+        "kernels": ["conv2d_gemm", "dense"],
+        "versions": {"tvm": "0.27.0"},
+        "environment_before": {"/proc/loadavg": "0.10 0.12 0.09"},
+        "environment_after": {"/proc/loadavg": "0.40 0.22 0.12"},
+        "started_at": START + timedelta(minutes=minutes),
+        "build_seconds": 3.25,
+        "peak_rss_bytes": 80 << 20,
+        "inputs_key": "cd" * 32,
+        "log": "",
+    }
+    return Row(**(fields | changes))

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dlas.errors import UsageError
+from dlas.results import store
+from dlas.results.report import render, report
+from dlas.values import Row
+
+MakeRow = Callable[..., Row]
+GEMM = "cifar10/resnet18/none/fp32/dense/gemm/scheduled/x86_avx"
+DIRECT = GEMM.replace("gemm", "direct")
+OTHER_MODEL = GEMM.replace("resnet18", "vgg16")
+
+
+def around(median_ns: int, count: int = 150) -> list[int]:
+    """Samples 1 us apart."""
+    return [median_ns + 1_000 * i - 500 * (count - 1) for i in range(count)]
+
+
+def line_of(text: str, *words: str) -> str:
+    """The one line that holds all these words."""
+    (line,) = [line for line in text.splitlines() if all(word in line for word in words)]
+    return line
+
+
+def test_fastest_comes_first_and_is_the_measure(make_row: MakeRow) -> None:
+    rows = [
+        make_row(cell=DIRECT, samples=around(15_000_000), trained=True),
+        make_row(cell=GEMM, samples=around(10_000_000), trained=True, fallbacks=["conv2d_7"]),
+    ]
+    heading, gemm, direct = render(rows).splitlines()[1:4]
+    assert heading.split() == [
+        "median",
+        "ms",
+        "IQR",
+        "95%",
+        "interval",
+        "ratio",
+        "runs",
+        "max",
+        "error",
+        "status",
+        "cell",
+    ]
+    median, iqr, low, _, high, *rest = gemm.split()
+    assert (median, iqr) == ("10.000", "0.074")
+    assert 9.97 < float(low) < 10.0 < float(high.rstrip("*")) < 10.03
+    assert high.endswith("*")
+    assert rest == ["1.00x", "1x150", "2.5e-07", "measured,", "1", "fallback", GEMM]
+    assert direct.split()[5:] == ["1.50x", "1x150", "2.5e-07", "measured", DIRECT]
+
+
+def test_all_numbers_of_a_section_have_one_unit(make_row: MakeRow) -> None:
+    text = render([make_row(samples=around(200_000)), make_row(cell=OTHER_MODEL, samples=around(3_000_000))])
+    assert "median us" in text
+    assert line_of(text, GEMM).split()[0] == "200.000"
+    assert line_of(text, OTHER_MODEL).split()[0] == "3000.000"
+
+
+def test_impossible_times_are_shown(make_row: MakeRow) -> None:
+    assert line_of(render([make_row(samples=[0] * 150)]), GEMM).split()[:2] == ["0.000", "0.000"]
+
+
+def test_models_do_not_compete(make_row: MakeRow) -> None:
+    text = render(
+        [make_row(samples=around(5_000_000)), make_row(cell=OTHER_MODEL, samples=around(50_000_000))]
+    )
+    assert "1.00x" in line_of(text, GEMM)
+    assert "1.00x" in line_of(text, OTHER_MODEL)
+
+
+@pytest.mark.parametrize("place", [{"runner": "docker"}, {"device": "77" * 32}, {"threads": 1}])
+def test_places_do_not_compete(make_row: MakeRow, place: dict[str, object]) -> None:
+    text = render([make_row(samples=around(5_000_000)), make_row(samples=around(9_000_000), **place)])
+    assert text.count("x86_avx on ") == 2
+    assert text.count("1.00x") == 2
+
+
+def test_replicates_share_a_line_and_five_make_an_interval(make_row: MakeRow) -> None:
+    rows = [make_row(replicate=i, samples=around((10 + i) * 1_000_000)) for i in range(5)]
+    few, many = render(rows[:4]), render(rows)
+    assert " 4x150 " in line_of(few, GEMM)
+    assert "*" in line_of(few, GEMM)
+    assert "fewer than 5 processes" in few
+    assert " 5x150 " in line_of(many, GEMM)
+    assert "*" not in many
+    assert line_of(many, GEMM).split()[0] == "12.000"
+
+
+def test_row_that_is_not_publishable_says_so_and_is_no_measure(make_row: MakeRow) -> None:
+    text = render([make_row(samples=around(10_000_000)), make_row(cell=DIRECT, samples=around(5_000_000, 4))])
+    quick = line_of(text, DIRECT)
+    assert "0.50x    1x4 " in quick
+    assert "not publishable (4 of 150)" in quick
+    assert " -  " in quick  # no interval from so few
+    assert "not publishable" not in line_of(text, GEMM)
+    alone = render([make_row(samples=around(5_000_000, 5))])
+    assert "1.00x" in line_of(alone, GEMM)
+    unfit = render([make_row(publishable=False)])
+    assert "not publishable" in line_of(unfit, GEMM)
+
+
+def test_what_did_not_run_gives_its_reason(make_row: MakeRow) -> None:
+    rows = [
+        make_row(),
+        make_row(
+            cell=DIRECT, status="wrong_output", reason="error over scale 0.3, tolerance 1e-4", replicate=1
+        ),
+        make_row(cell=OTHER_MODEL, status="failed", reason="died\n\x1b[31mof signal 11"),
+    ]
+    text = render(rows)
+    assert line_of(text, "wrong_output ").endswith(
+        f"{DIRECT} (replicate 1): error over scale 0.3, tolerance 1e-4"
+    )
+    assert line_of(text, "failed ").endswith(f"{OTHER_MODEL}: died  [31mof signal 11")
+    assert "3 rows: 1 failed, 1 measured, 1 wrong_output" in text
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_row: MakeRow) -> None:
+    emulated = make_row(cell=DIRECT, status="emulated", emulated=True, samples=around(777_000_000))
+    text = render([emulated, make_row(max_error_over_scale=3e-7)])
+    real, unreal, _ = text.split("\n\n")
+    assert GEMM in real
+    assert DIRECT not in real
+    assert "the times mean nothing" in unreal
+    assert "777" not in text
+
+
+def test_emulated_row_is_never_timed_whatever_its_status(make_row: MakeRow) -> None:
+    text = render([make_row(emulated=True, samples=around(777_000_000))])
+    assert "median" not in text
+    assert "777" not in text
+
+
+def test_invalid_row_that_names_no_device_is_shown(make_row: MakeRow) -> None:
+    row = make_row(
+        status="invalid", reason="no float16 here", device="", device_model="", runner="", threads=0
+    )
+    assert render([row]).splitlines()[:2] == [
+        "x86_avx, no device",
+        f"  invalid       {GEMM}: no float16 here",
+    ]
+
+
+def test_nan_error_stays_visible(make_row: MakeRow) -> None:
+    rows = [make_row(), make_row(replicate=1, max_error_over_scale=math.nan)]
+    assert " nan " in line_of(render(rows), GEMM)
+    assert " nan " in line_of(render(rows[::-1]), GEMM)
+
+
+def test_wide_text_has_a_line_for_each_cell_and_narrow_text_cuts_nothing(make_row: MakeRow) -> None:
+    rows = [make_row(), make_row(cell=DIRECT)]
+    wide, narrow = render(rows), render(rows, width=80)
+    assert render(rows, width=200) == wide
+    for cell in (GEMM, DIRECT):
+        assert line_of(wide, cell, "measured, untrained")
+        assert line_of(narrow, cell).strip() == cell
+    table = [line for line in narrow.splitlines() if "median" in line or "1x150" in line]
+    assert len(table) == 3
+    assert max(map(len, table)) <= 88
+    assert [line for line in narrow.splitlines() if line != line.rstrip()] == []
+
+
+def test_report_hides_older_code_and_names_damaged_files(tmp_path: Path, make_row: MakeRow) -> None:
+    old = make_row(samples=around(20_000_000), inputs_key="aa" * 32)
+    new = make_row(samples=around(10_000_000), minutes=1)
+    damaged = store.write(tmp_path, make_row(cell=DIRECT))
+    damaged.write_bytes(b"PAR1")
+    for row in (old, new):
+        store.write(tmp_path, row)
+    text = report(tmp_path, "smoke")
+    assert line_of(text, GEMM).split()[0] == "10.000"
+    assert "not shown: 1 row of older code" in text
+    assert "delete it and run the sweep again" in line_of(text, f"not read: {damaged}")
+    assert text == text.rstrip()
+
+    store.write(tmp_path, dataclasses.replace(old, started_at=make_row(minutes=2).started_at))
+    assert line_of(report(tmp_path, "smoke"), GEMM).split()[0] == "20.000"
+
+
+def test_report_of_damaged_files_only(tmp_path: Path, make_row: MakeRow) -> None:
+    store.write(tmp_path, make_row()).write_bytes(b"")
+    assert report(tmp_path, "smoke").startswith("not read: ")
+
+
+def test_sweep_without_results_names_those_with(tmp_path: Path, make_row: MakeRow) -> None:
+    with pytest.raises(
+        UsageError, match=r"sweep 'smoke' has no results; `invoke run --sweep smoke` makes them$"
+    ):
+        report(tmp_path, "smoke")
+    store.write(tmp_path, make_row(sweep="cifar"))
+    with pytest.raises(UsageError, match="those with results: cifar"):
+        report(tmp_path, "smoke")
