@@ -1,0 +1,218 @@
+"""The file of a sweep: its TOML read and checked, so that what is declared is what can be meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from dlas.errors import SweepError, TargetError, did_you_mean
+from dlas.hardware import targets
+from dlas.values import ModelSpec, Scalar
+
+FOLDER = Path(__file__).parent / "sweeps"
+HOST = "host"  # an alias: the machine itself, for a sweep that names no target
+
+INPUT_SHAPES = {"cifar10": (1, 3, 32, 32)}
+FACTORIES = {
+    "resnet18": "dlas.models.resnet:resnet18",
+    "mobilenetv1": "dlas.models.mobilenet:mobilenetv1",
+    "mobilenetv2": "dlas.models.mobilenet:mobilenetv2",
+    "vgg16": "dlas.models.vgg:vgg16",
+}
+# Axes in the order of the expansion, the outermost first, and what this version runs.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "model": tuple(FACTORIES),
+    "dataset": tuple(INPUT_SHAPES),
+    "compression": ("dense",),
+    "precision": ("fp32",),
+    "format": ("dense",),
+    "algorithm": ("direct", "gemm", "spatial_pack"),
+    "tuning": ("minimal", "scheduled"),
+}
+AXES = (*ALLOWED, "target")
+KEYS = ("description", "axes", "include", "exclude", "invalid", "models")
+NAME_RULE = "allowed are small letters, digits, underscores"
+FIX = "correct the file"
+FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+Values = tuple[str, ...]
+Allowed = Mapping[str, Values]
+Point = Mapping[str, str]  # a value, or a glob, for some or all axes
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its file declares it, checked.
+
+    axes holds every axis of AXES. models holds the user's networks and the built-in ones; an empty
+    input_shape is the dataset's. invalid: what cannot be, and why.
+    """
+
+    name: str
+    description: str
+    axes: Mapping[str, tuple[str, ...]]
+    include: tuple[Point, ...]
+    exclude: tuple[Point, ...]
+    invalid: tuple[tuple[Point, str], ...]
+    models: Mapping[str, ModelSpec]
+
+
+def load(name_or_path: str) -> Sweep:
+    """The sweep of a name, or of a file anywhere that ends in .toml. Raises SweepError."""
+    path = _find(name_or_path)
+    file = targets.shown(path)
+    raw = targets.read_toml(path, SweepError)
+    targets.check_keys(f"{file}:", raw, KEYS, KEYS[:2], SweepError)
+    if not targets.NAME.fullmatch(path.stem):
+        raise SweepError(f"{file}: names the sweep {path.stem!r}, {NAME_RULE}", "rename the file")
+    if not isinstance(raw["description"], str):
+        raise SweepError(f"{file}: description is {raw['description']!r}, allowed is a string", FIX)
+    models = _models(file, raw.get("models", {}))
+    allowed = {**ALLOWED, "model": tuple(models)}
+    axes = _axes(f"{file}: [axes]", raw["axes"], allowed)
+    include = [
+        {axis: _checked(f"{where} {axis}", axis, value, allowed) for axis, value in entry.items()}
+        for where, entry in _entries(file, raw, "include")
+    ]
+    known = {axis: (*axes[axis], *(entry[axis] for entry in include if axis in entry)) for axis in AXES}
+    return Sweep(
+        name=path.stem,
+        description=raw["description"],
+        axes=axes,
+        include=tuple(include),
+        exclude=tuple(_glob(where, entry, axes) for where, entry in _entries(file, raw, "exclude")),
+        invalid=tuple(
+            (_glob(where, entry, known), entry["reason"])
+            for where, entry in _entries(file, raw, "invalid", "reason")
+        ),
+        models=models,
+    )
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path.endswith(targets.SUFFIX):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            raise SweepError(f"{name_or_path}: no such file", "give a sweep's name or the path of its file")
+        return path
+    known = {path.stem: path for path in sorted(FOLDER.glob(f"*{targets.SUFFIX}"))}
+    if name_or_path not in known:
+        raise SweepError(
+            f"unknown sweep {name_or_path!r}, known are {', '.join(known)}",
+            did_you_mean(name_or_path, known) or f"give one of them, or a path that ends in {targets.SUFFIX}",
+        )
+    return known[name_or_path]
+
+
+def _models(file: str, raw: Any) -> dict[str, ModelSpec]:
+    """The built-in networks, then the sweep's own. Raises SweepError."""
+    models = {name: ModelSpec(name, factory, ()) for name, factory in FACTORIES.items()}
+    if not isinstance(raw, dict):
+        raise SweepError(f"{file}: models is not a table of tables", "write each as [models.NAME]")
+    for name, table in raw.items():
+        where = f"{file}: [models.{name}]"
+        if not targets.NAME.fullmatch(name):
+            raise SweepError(f"{where} names the model {name!r}, {NAME_RULE}", FIX)
+        if name in FACTORIES:
+            raise SweepError(f"{where} is the name of a built-in model", "choose another name")
+        if not isinstance(table, dict):
+            raise SweepError(f"{where} is not a table", f"write it as [models.{name}]")
+        models[name] = _model(where, name, table)
+    return models
+
+
+def _model(where: str, name: str, table: dict[str, Any]) -> ModelSpec:
+    keys = ("factory", "input_shape", "arguments")
+    targets.check_keys(where, table, keys, keys[:1], SweepError)
+    factory, shape, arguments = table["factory"], table.get("input_shape", []), table.get("arguments", {})
+    if not isinstance(factory, str) or not (factory in FACTORIES or FACTORY.fullmatch(factory)):
+        words = f"package.module:function, {', '.join(FACTORIES)}"
+        near = did_you_mean(str(factory), FACTORIES) or FIX
+        raise SweepError(f"{where} factory is {factory!r}, allowed: {words}", near)
+    if factory not in FACTORIES:
+        targets.check_keys(where, table, keys, keys[:2], SweepError)
+    is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+    if not is_shape or ("input_shape" in table and len(shape) != 4):
+        raise SweepError(f"{where} input_shape is {shape!r}, allowed are 4 sizes, as in [1, 3, 32, 32]", FIX)
+    if not isinstance(arguments, dict) or not all(
+        key.isidentifier() and isinstance(value, Scalar) for key, value in arguments.items()
+    ):
+        words = "a table of strings, numbers and booleans by parameter"
+        raise SweepError(f"{where} arguments is {arguments!r}, allowed is {words}", FIX)
+    return ModelSpec(name, FACTORIES.get(factory, factory), tuple(shape), tuple(sorted(arguments.items())))
+
+
+def _axes(where: str, raw: Any, allowed: Allowed) -> Allowed:
+    """Every axis with its values, in the order of AXES. Raises SweepError."""
+    if not isinstance(raw, dict):
+        raise SweepError(f"{where} is not a table", "write it as [axes]")
+    targets.check_keys(where, raw, AXES, AXES[:-1], SweepError)
+    axes = {}
+    for axis in AXES:
+        values = raw.get(axis, [HOST])
+        if not isinstance(values, list) or not values:
+            raise SweepError(f"{where} {axis} is {values!r}, allowed is a list of one or more strings", FIX)
+        axes[axis] = tuple(_checked(f"{where} {axis}", axis, value, allowed) for value in values)
+        twice = [value for value in axes[axis] if axes[axis].count(value) > 1]
+        if twice:
+            raise SweepError(f"{where} {axis} has {twice[0]!r} twice", "name each value once")
+    return axes
+
+
+def _checked(where: str, axis: str, value: Any, allowed: Allowed) -> str:
+    """A value of an axis, a target by its first name. Raises SweepError."""
+    if not isinstance(value, str):
+        raise SweepError(f"{where} has {value!r}, allowed is a string", FIX)
+    if axis == "target":
+        return _target_name(where, value)
+    if value not in allowed[axis]:
+        words = ", ".join(allowed[axis])
+        own = "declare a network of your own as [models.NAME]" if axis == "model" else FIX
+        near = did_you_mean(value, allowed[axis]) or own
+        raise SweepError(f"{where} has unknown {value!r}, allowed: {words}", near)
+    return value
+
+
+def _target_name(where: str, name: str) -> str:
+    if name.endswith(targets.SUFFIX):
+        raise SweepError(f"{where} has {name!r}, allowed are names and aliases", "give a path with --target")
+    try:
+        return targets.find(name).stem
+    except TargetError as error:
+        raise SweepError(f"{where}: {error.cause}", error.next_step) from error
+
+
+def _entries(file: str, raw: Mapping[str, Any], key: str, *also: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables of an array of tables, each with its place. also: keys that are needed and are no axis."""
+    tables = raw.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SweepError(f"{file}: {key} is not a list of tables", f"write each as [[{key}]]")
+    for number, table in enumerate(tables, start=1):
+        where = f"{file}: [[{key}]] {number}"
+        targets.check_keys(where, table, (*AXES, *also), also, SweepError)
+        if not set(table) - set(also):
+            raise SweepError(f"{where} names no axis, allowed: {', '.join(AXES)}", FIX)
+        for name in also:
+            if not isinstance(table[name], str) or not table[name]:
+                raise SweepError(f"{where} {name} is {table[name]!r}, allowed is a string that says why", FIX)
+        yield where, table
+
+
+def _glob(where: str, entry: dict[str, Any], known: Allowed) -> Point:
+    """Globs for some axes. Each must match a value of its axis, so that a misspelt one is found out."""
+    glob = {}
+    for axis in filter(entry.__contains__, AXES):
+        value = entry[axis]
+        if not isinstance(value, str):
+            raise SweepError(f"{where} {axis} is {value!r}, allowed is a string", FIX)
+        is_plain = not set("*?[") & set(value)
+        # A glob may mean a board that only --target names.
+        glob[axis] = _target_name(f"{where} {axis}", value) if axis == "target" and is_plain else value
+        if axis != "target" and not any(fnmatchcase(one, value) for one in known[axis]):
+            words, near = ", ".join(known[axis]), did_you_mean(value, known[axis]) or FIX
+            raise SweepError(f"{where} {axis}: {value!r} matches none of {words}", near)
+    return glob

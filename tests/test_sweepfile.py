@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dlas import sweepfile
+from dlas.errors import SweepError
+from dlas.values import ModelSpec
+
+SWEEP = """
+description = "a sweep on a desk"
+
+[axes]
+dataset = ["cifar10"]
+model = ["resnet18", "narrow", "mine"]
+compression = ["dense"]
+precision = ["fp32"]
+format = ["dense"]
+algorithm = ["direct", "gemm"]
+tuning = ["scheduled"]
+target = ["x86"]
+
+[models.narrow]
+factory = "resnet18"
+arguments = { width = 16 }
+
+[models.mine]
+factory = "nets.edge:tiny"
+input_shape = [1, 3, 96, 96]
+arguments = { wide = true, depth = 3 }
+
+[[exclude]]
+model = "mi*"
+algorithm = "gemm"
+
+[[include]]
+algorithm = "spatial_pack"
+
+[[invalid]]
+model = "narrow"
+reason = "too narrow for the board"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "desk_sweep.toml"
+    path.write_text(SWEEP)
+    return path
+
+
+def test_a_sweep_of_ones_own(path: Path) -> None:
+    sweep = sweepfile.load(str(path))
+    assert (sweep.name, sweep.description) == ("desk_sweep", "a sweep on a desk")
+    assert sweep.axes == {
+        "model": ("resnet18", "narrow", "mine"),
+        "dataset": ("cifar10",),
+        "compression": ("dense",),
+        "precision": ("fp32",),
+        "format": ("dense",),
+        "algorithm": ("direct", "gemm"),
+        "tuning": ("scheduled",),
+        "target": ("x86_avx",),
+    }
+    assert sweep.exclude == ({"model": "mi*", "algorithm": "gemm"},)
+    assert sweep.include == ({"algorithm": "spatial_pack"},)
+    assert sweep.invalid == (({"model": "narrow"}, "too narrow for the board"),)
+
+
+def test_models_are_the_built_in_and_the_own(path: Path) -> None:
+    models = sweepfile.load(str(path)).models
+    assert models["resnet18"] == ModelSpec("resnet18", "dlas.models.resnet:resnet18", ())
+    assert models["narrow"] == ModelSpec("narrow", "dlas.models.resnet:resnet18", (), (("width", 16),))
+    assert models["mine"] == ModelSpec(
+        "mine", "nets.edge:tiny", (1, 3, 96, 96), (("depth", 3), ("wide", True))
+    )
+
+
+def test_the_built_in_factories_exist() -> None:
+    for name, factory in sweepfile.FACTORIES.items():
+        module, _, function = factory.partition(":")
+        source = Path(sweepfile.__file__).parents[1] / (module.replace(".", "/") + ".py")
+        assert function == name
+        assert f"\ndef {function}(" in source.read_text()
+
+
+def test_without_a_target_it_is_this_machine(path: Path) -> None:
+    path.write_text(SWEEP.replace('target = ["x86"]', ""))
+    assert sweepfile.load(str(path)).axes["target"] == ("x86_avx",)
+
+
+@pytest.mark.parametrize("name", ["smoke", "cifar"])
+def test_shipped_sweeps_load(name: str) -> None:
+    assert sweepfile.load(name).name == name
+
+
+TOP_KEYS = "description, axes, include, exclude, invalid, models"
+NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16"
+TARGETS = "hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, xavier, xavier_cuda"
+AXES = "model, dataset, compression, precision, format, algorithm, tuning, target"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '["direct", "gemm"]',
+            '["direct", "gem"]',
+            "[axes] algorithm has unknown 'gem', allowed: direct, gemm, spatial_pack; did you mean gemm?",
+        ),
+        (
+            '["scheduled"]',
+            '["tuned"]',
+            "[axes] tuning has unknown 'tuned', allowed: minimal, scheduled; correct the file",
+        ),
+        (
+            '["resnet18", "narrow", "mine"]',
+            '["lenet"]',
+            f"[axes] model has unknown 'lenet', allowed: {NETWORKS}, narrow, mine; "
+            "declare a network of your own as [models.NAME]",
+        ),
+        (
+            '["resnet18", "narrow", "mine"]',
+            '["resnet_18"]',
+            f"[axes] model has unknown 'resnet_18', allowed: {NETWORKS}, narrow, mine; "
+            "did you mean resnet18?",
+        ),
+        ('["direct", "gemm"]', '["gemm", "gemm"]', "[axes] algorithm has 'gemm' twice; name each value once"),
+        (
+            '["direct", "gemm"]',
+            "[]",
+            "[axes] algorithm is [], allowed is a list of one or more strings; correct the file",
+        ),
+        (
+            '["direct", "gemm"]',
+            '"gemm"',
+            "[axes] algorithm is 'gemm', allowed is a list of one or more strings; correct the file",
+        ),
+        ('["direct", "gemm"]', "[1]", "[axes] algorithm has 1, allowed is a string; correct the file"),
+        ('precision = ["fp32"]', "", f"[axes] precision is missing, the keys are {AXES}; add it"),
+        (
+            'precision = ["fp32"]',
+            'precison = ["fp32"]',
+            f"[axes] unknown key 'precison', allowed: {AXES}; did you mean precision?",
+        ),
+        ('description = "a sweep on a desk"', "", f"description is missing, the keys are {TOP_KEYS}; add it"),
+        ('"a sweep on a desk"', "7", "description is 7, allowed is a string; correct the file"),
+        (
+            "[[exclude]]",
+            "[[excludes]]",
+            f"unknown key 'excludes', allowed: {TOP_KEYS}; did you mean exclude?",
+        ),
+        (
+            "[[exclude]]",
+            "[exclude]",
+            "exclude is not a list of tables; write each as [[exclude]]",
+        ),
+        (
+            'target = ["x86"]',
+            'target = ["x87"]',
+            f"[axes] target: unknown target 'x87', known are {TARGETS}; did you mean x86?",
+        ),
+        (
+            'target = ["x86"]',
+            'target = ["x86", "x86_avx"]',
+            "[axes] target has 'x86_avx' twice; name each value once",
+        ),
+        (
+            'target = ["x86"]',
+            'target = ["boards/desk.toml"]',
+            "[axes] target has 'boards/desk.toml', allowed are names and aliases; give a path with --target",
+        ),
+        (
+            'model = "mi*"',
+            'model = "mo*"',
+            "[[exclude]] 1 model: 'mo*' matches none of resnet18, narrow, mine; correct the file",
+        ),
+        (
+            'model = "mi*"\nalgorithm = "gemm"',
+            'algorithm = "spatial_pack"',
+            "[[exclude]] 1 algorithm: 'spatial_pack' matches none of direct, gemm; correct the file",
+        ),
+        (
+            'model = "mi*"',
+            'model = "narow"',
+            "[[exclude]] 1 model: 'narow' matches none of resnet18, narrow, mine; did you mean narrow?",
+        ),
+        (
+            'model = "mi*"',
+            'target = "hikey970_noen"',
+            f"[[exclude]] 1 target: unknown target 'hikey970_noen', known are {TARGETS}; "
+            "did you mean hikey970_neon?",
+        ),
+        ('model = "mi*"', "model = 5", "[[exclude]] 1 model is 5, allowed is a string; correct the file"),
+        (
+            'model = "mi*"',
+            'modle = "mi*"',
+            f"[[exclude]] 1 unknown key 'modle', allowed: {AXES}; did you mean model?",
+        ),
+        (
+            "[[exclude]]",
+            "[[exclude]]\n[[exclude]]",
+            f"[[exclude]] 1 names no axis, allowed: {AXES}; correct the file",
+        ),
+        (
+            'algorithm = "spatial_pack"',
+            'algorithm = "spatial*"',
+            "[[include]] 1 algorithm has unknown 'spatial*', allowed: direct, gemm, spatial_pack; "
+            "did you mean spatial_pack?",
+        ),
+        (
+            'reason = "too narrow for the board"',
+            "",
+            f"[[invalid]] 1 reason is missing, the keys are {AXES}, reason; add it",
+        ),
+        (
+            'reason = "too narrow for the board"',
+            'reason = ""',
+            "[[invalid]] 1 reason is '', allowed is a string that says why; correct the file",
+        ),
+        ('model = "narrow"\n', "", f"[[invalid]] 1 names no axis, allowed: {AXES}; correct the file"),
+        (
+            "[models.narrow]",
+            "[models.vgg16]",
+            "[models.vgg16] is the name of a built-in model; choose another name",
+        ),
+        (
+            "[models.narrow]",
+            '[models."Narrow-16"]',
+            "[models.Narrow-16] names the model 'Narrow-16', allowed are small letters, digits, underscores; "
+            "correct the file",
+        ),
+        (
+            'factory = "resnet18"',
+            'factory = "resnet"',
+            f"[models.narrow] factory is 'resnet', allowed: package.module:function, {NETWORKS}; "
+            "did you mean resnet18?",
+        ),
+        (
+            'factory = "resnet18"',
+            'factory = ["resnet18"]',
+            f"[models.narrow] factory is ['resnet18'], allowed: package.module:function, {NETWORKS}; "
+            "did you mean resnet18?",
+        ),
+        (
+            'factory = "nets.edge:tiny"',
+            'factory = "nets/edge.py"',
+            f"[models.mine] factory is 'nets/edge.py', allowed: package.module:function, {NETWORKS}; "
+            "correct the file",
+        ),
+        (
+            'factory = "nets.edge:tiny"',
+            "",
+            "[models.mine] factory is missing, the keys are factory, input_shape, arguments; add it",
+        ),
+        (
+            "input_shape = [1, 3, 96, 96]",
+            "",
+            "[models.mine] input_shape is missing, the keys are factory, input_shape, arguments; add it",
+        ),
+        (
+            "input_shape = [1, 3, 96, 96]",
+            "input_shape = [3, 96, 96]",
+            "[models.mine] input_shape is [3, 96, 96], allowed are 4 sizes, as in [1, 3, 32, 32]; "
+            "correct the file",
+        ),
+        (
+            "input_shape = [1, 3, 96, 96]",
+            "input_shape = [1, 3, 0, 96]",
+            "[models.mine] input_shape is [1, 3, 0, 96], allowed are 4 sizes, as in [1, 3, 32, 32]; "
+            "correct the file",
+        ),
+        (
+            "arguments = { width = 16 }",
+            "arguments = { width = [16] }",
+            "[models.narrow] arguments is {'width': [16]}, allowed is a table of strings, numbers and "
+            "booleans by parameter; correct the file",
+        ),
+        ("[axes]", "[[axes]]", "[axes] is not a table; write it as [axes]"),
+        (
+            "[axes]",
+            "[axes",
+            "not TOML: Expected ']' at the end of a table declaration (at line 4, column 6); "
+            "correct the file",
+        ),
+    ],
+)
+def test_malformed_files_are_refused_by_name(path: Path, old: str, new: str, message: str) -> None:
+    assert old in SWEEP
+    path.write_text(SWEEP.replace(old, new))
+    with pytest.raises(SweepError) as caught:
+        sweepfile.load(str(path))
+    assert str(caught.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifra", "unknown sweep 'cifra', known are cifar, smoke; did you mean cifar?"),
+        ("x", "unknown sweep 'x', known are cifar, smoke; give one of them, or a path that ends in .toml"),
+        ("no/x.toml", "no/x.toml: no such file; give a sweep's name or the path of its file"),
+    ],
+)
+def test_unknown_sweeps(name: str, message: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        sweepfile.load(name)
+    assert str(caught.value) == message
+
+
+def test_a_name_of_the_file_that_cannot_be_a_folder(path: Path) -> None:
+    path = path.rename(path.with_name("my sweep.toml"))
+    with pytest.raises(SweepError) as caught:
+        sweepfile.load(str(path))
+    assert str(caught.value) == (
+        f"{path}: names the sweep 'my sweep', allowed are small letters, digits, underscores; rename the file"
+    )
