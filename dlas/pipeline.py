@@ -1,0 +1,170 @@
+"""The story of a sweep: each cell is built, measured on its device, and kept as a row."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlas import cache
+from dlas.errors import BuildError, DlasError, StorageError, SweepIncomplete
+from dlas.hardware import device as devices
+from dlas.measurement.measure import measure
+from dlas.progress import Progress
+from dlas.results import row as rows
+from dlas.results import store
+from dlas.sweep import Planned
+from dlas.systems import artifact as artifacts
+from dlas.trial import Places, Settings, Trial, trials
+from dlas.values import Artifact, Cell, Row, Target
+from dlas.worker import Worker
+
+
+def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress) -> list[Row]:
+    """Run every cell that has no row yet and return all rows.
+
+    A cell that fails becomes a row and the sweep goes on. Raises SweepIncomplete at the end when one
+    did, and any other DlasError when no cell could run.
+    """
+    done = []
+    open_trials = []
+    for trial in trials(planned, settings, Places(settings, progress.say)):
+        row = trial.stored()
+        if row is None:
+            open_trials.append(trial)
+        else:
+            progress.say(f"{trial.cell.id}: {row.status}, cached")
+            done.append(row)
+    progress.start(len(open_trials))
+    with Worker() as worker:
+        for trial in open_trials:
+            row = run_trial(trial, worker, progress)
+            store.write(settings.root, row)
+            done.append(row)
+            progress.finish(trial.cell.id, row)
+    bad = [row for row in done if row.status in ("failed", "wrong_output")]
+    if bad:
+        raise SweepIncomplete(
+            f"{len(bad)} of {len(done)} cells failed, the first is {bad[0].cell}",
+            f"see {settings.root / bad[0].log}; the same command tries again",
+        )
+    return done
+
+
+def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
+    """Build, check and time one cell. What goes wrong with it becomes its row."""
+    blank, artifact, place = trial.blank(), None, trial.place
+    if place is None:
+        return rows.invalid(blank, trial.planned.reason)
+    try:
+        progress.stage(trial.cell.id, "building")
+        artifact = obtain_artifact(trial, worker)
+        progress.stage(trial.cell.id, f"measuring ({place.device.runner})")
+        samples = measure(
+            place.device,
+            artifact,
+            trial.cell.precision,
+            place.threads,
+            trial.settings.repeats,
+            trial.settings.job_timeout_s,
+        )
+    except StorageError:
+        raise  # a full disk will not take the row either
+    except DlasError as error:
+        append_log(trial.log, "".join(traceback.format_exception(error)))
+        return rows.failed(blank, str(error), artifact)
+    append_log(trial.log, samples.result.log)
+    return rows.measured(blank, artifact, samples)
+
+
+def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
+    """The compiled cell: from the cache, or built in the worker. Raises what building raises."""
+    cell, target, key, limit_s = (
+        trial.cell,
+        trial.planned.target,
+        trial.artifact_key,
+        trial.settings.build_timeout_s,
+    )
+    if not trial.artifact_folder.is_dir():
+        with cache.atomic_folder(trial.artifact_folder) as folder:
+            worker.call(trial.log, limit_s, compile_cell, cell, target, key, folder)
+    return artifacts.read(trial.artifact_folder)
+
+
+def compile_cell(cell: Cell, target: Target, key: str, folder: Path) -> None:
+    """Load a network and compile it into `folder`. Runs in the worker: it imports torch and TVM."""
+    from dlas.models.loading import load
+    from dlas.systems.build import build
+
+    model = load(cell.model)
+    build(model.module, model.input, model.output, model.trained, cell, target, key, folder)
+
+
+def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress) -> None:
+    """Compile every cell that can be, and measure none. Raises SweepIncomplete when one does not compile."""
+    failures = []
+    with Worker() as worker:
+        progress.start(len(planned))
+        for each in planned:
+            trial = Trial(each, 0, settings, None)
+            progress.stage(each.cell.id, "building")
+            try:
+                folder = "" if each.unbuildable else obtain_artifact(trial, worker).path
+                progress.done(
+                    each.cell.id, f"invalid: {each.unbuildable}" if each.unbuildable else str(folder)
+                )
+            except BuildError as error:
+                failures.append(each.cell.id)
+                progress.done(each.cell.id, f"failed: {error}")
+    if failures:
+        raise SweepIncomplete(f"{len(failures)} of {len(planned)} cells failed", "see their lines above")
+
+
+def build_image(target: Target, root: Path, base: str, say: Callable[[str], None]) -> str:
+    """Build the container image of a target and return a line that says which."""
+    from dlas.hardware import image
+
+    return f"{target.image_tag}: {image.build_image(target, root, base, say)}"
+
+
+def report(sweep: str, root: Path) -> str:
+    """The rows of a sweep as text, as wide as the terminal."""
+    from dlas.results import report as reports
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return reports.report(root, sweep, width)
+
+
+def run_bench(
+    planned: Sequence[Planned],
+    settings: Settings,
+    against: str,
+    threads: Sequence[int],
+    rounds: int,
+    progress: Progress,
+) -> Any:
+    """Compare the planned cells, all of one network, with a peer; the result prints itself."""
+    from dlas.bench import benchmark
+
+    benchmark.check(against, threads, rounds, settings.repeats)
+    built = {}
+    with Worker() as worker:
+        for each in planned:
+            progress.say(f"building {each.cell.id}")
+            built[each.cell.algorithm] = obtain_artifact(Trial(each, 0, settings, None), worker)
+    device, why = devices.device(planned[0].target, settings.runner, settings.root)
+    progress.say(f"{planned[0].target.name}: {why}")
+    spec = planned[0].cell.model
+    return benchmark.run(
+        built, spec, device, against, threads, rounds, settings.repeats, settings.root, progress.say
+    )
+
+
+def append_log(path: Path, text: str) -> None:
+    if text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(text)

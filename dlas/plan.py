@@ -1,0 +1,72 @@
+"""What a sweep would do, without doing it: what is there already, and about how long the rest takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from dlas.progress import Progress
+from dlas.results import store
+from dlas.sweep import Planned
+from dlas.trial import Places, Settings, Trial, trials
+from dlas.values import WARMUPS, Row
+
+# Guesses for cells that no row tells about, of a CIFAR network on two cores.
+BUILD_SECONDS = 15.0
+RUN_SECONDS = {"minimal": 1.5}
+SCHEDULED_RUN_SECONDS = 0.02
+
+
+def describe(planned: Sequence[Planned], settings: Settings, progress: Progress) -> str:
+    """One line for each row to make, then the totals."""
+    known = store.read(settings.root, settings.sweep).rows
+    lines, seconds, counts = [], 0.0, Counter[str]()
+    for trial in trials(planned, settings, Places(settings, progress.say)):
+        state = _state(trial)
+        cost = estimate_seconds(trial, state, known)
+        seconds += cost
+        counts[state] += 1
+        about = f"  about {duration(cost)}" if cost else ""
+        replicate = f" (replicate {trial.replicate})" if trial.replicate else ""
+        lines.append(f"{state:18}{trial.cell.id}{replicate}{about}")
+    totals = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return "\n".join([*lines, f"{totals}; about {duration(seconds)} in all"])
+
+
+def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
+    """From rows of the same cell, else of the same network and tuning, else from a guess."""
+    if state in ("cached", "invalid"):
+        return 0.0
+    timed = [row for row in known if row.samples_ns and row.build_seconds is not None]
+    alike = [row for row in timed if row.cell == trial.cell.id] or [
+        row for row in timed if (row.model, row.tuning) == (trial.cell.model.name, trial.cell.tuning)
+    ]
+    build = median(row.build_seconds or 0.0 for row in alike) if alike else BUILD_SECONDS
+    run = (
+        median(median(row.samples_ns) for row in alike) / 1e9
+        if alike
+        else RUN_SECONDS.get(trial.cell.tuning, SCHEDULED_RUN_SECONDS)
+    )
+    runs = trial.settings.repeats + WARMUPS + 2
+    return run * runs + (build if state == "build and measure" else 0.0)
+
+
+def duration(seconds: float) -> str:
+    """In words that suit its size.
+
+    >>> duration(40), duration(400), duration(40000)
+    ('40 s', '7 min', '11.1 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _state(trial: Trial) -> str:
+    row = trial.stored()
+    if trial.place is None:
+        return "invalid"
+    if row is not None:
+        return "cached"
+    return "measure" if trial.artifact_folder.is_dir() else "build and measure"

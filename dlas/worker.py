@@ -1,0 +1,114 @@
+"""A process for the heavy work: a compiler that crashes or hangs costs one cell and not the sweep."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from dlas.errors import BuildError, DlasError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Worker:
+    """Calls functions in one long-lived process, started at the first call and again after a crash.
+
+    Use it as a context manager: the process is gone when the block is left.
+    """
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def call(
+        self, log: Path, timeout_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The function's result; what it and all below it print goes to the end of `log`.
+
+        Raises the function's DlasError, or BuildError when it raises anything else, crashes, takes too long.
+        """
+        connection = self._start()
+        connection.send((str(log), function, args, kwargs))
+        if not connection.poll(timeout_s):
+            self.stop()
+            raise BuildError(
+                f"building took more than {timeout_s:.0f} s", "give it more time with --build-timeout"
+            )
+        try:
+            succeeded, value = connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise BuildError(f"the compiler's process {self._last_words()}", "see the cell's log") from None
+        if succeeded:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+    def _start(self) -> Connection:
+        if self._process is None or self._connection is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            self._process.start()
+            theirs.close()
+        return self._connection
+
+    def _last_words(self) -> str:
+        self._process.join()
+        code = self._process.exitcode
+        self.stop()
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the work
+        while True:
+            log, function, args, kwargs = connection.recv()
+            _redirect_output(log)
+            connection.send(_attempt(function, args, kwargs))
+
+
+def _attempt(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(*args, **kwargs)
+    except DlasError as error:
+        traceback.print_exc()
+        return False, error
+    except Exception as error:
+        traceback.print_exc()
+        words = str(error).strip().splitlines()
+        return False, BuildError(f"{type(error).__name__}: {words[0] if words else ''}", "see the cell's log")
+
+
+def _redirect_output(log: str) -> None:
+    """Append this process's stdout and stderr to a file, also what C++ prints."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)

@@ -1,0 +1,256 @@
+"""A sweep from its file to its rows, with real builds and real runs of small networks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlas import pipeline, plan, sweep
+from dlas.algorithms import direct
+from dlas.errors import ScheduleError, SweepIncomplete
+from dlas.hardware import targets
+from dlas.progress import Progress
+from dlas.results import store
+from dlas.systems import passes
+from dlas.trial import Place, Places, Settings, Trial
+from dlas.values import Device, Row
+from dlas.worker import Worker
+
+ROOT = Path(__file__).parents[1]
+SWEEP = """
+description = "a test"
+[axes]
+dataset = ["cifar10"]
+model = [{models}]
+compression = ["dense"]
+precision = ["fp32"]
+format = ["dense"]
+algorithm = [{algorithms}]
+tuning = ["scheduled"]
+"""
+
+
+def write_sweep(folder: Path, *networks: str, algorithms: str = '"direct"') -> Path:
+    """A sweep of networks of tests/networks.py."""
+    path = folder / "trial.toml"
+    text = SWEEP.format(models=", ".join(f'"my_{name}"' for name in networks), algorithms=algorithms)
+    for name in networks:
+        text += f'[models.my_{name}]\nfactory = "tests.networks:{name}"\ninput_shape = [1, 3, 8, 8]\n'
+    path.write_text(text)
+    return path
+
+
+def plan_of(path: Path) -> tuple[sweep.Planned, ...]:
+    return sweep.expand(sweep.load(str(path)), [targets.load("x86")])
+
+
+def run(path: Path, root: Path, **settings: Any) -> list[Row]:
+    chosen = Settings("trial", root, runner="local", **{"repeats": 4, "threads": 1, **settings})
+    with Progress() as progress:
+        return pipeline.run_sweep(plan_of(path), chosen, progress)
+
+
+@pytest.fixture
+def root(tmp_path: Path, artifacts: Path) -> Path:
+    """An artifacts root with its own results, and the session's modules and runner."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for name in ("modules", "runner"):
+        (artifacts / name).mkdir(exist_ok=True)
+        (folder / name).symlink_to(artifacts / name)
+    return folder
+
+
+def test_a_row_tells_what_ran(tmp_path: Path, root: Path) -> None:
+    (row,) = run(write_sweep(tmp_path, "tiny"), root)
+    assert (row.status, row.reason) == ("measured", "")
+    assert row.cell == "cifar10/my_tiny/dense/fp32/dense/direct/scheduled/x86_avx"
+    assert (len(row.samples_ns), len(row.warmup_ns) > 0, row.publishable) == (4, True, False)
+    assert 0 <= row.max_error_over_scale < 1e-4
+    assert (row.ops_total, row.ops_as_asked, row.ops_depthwise, row.fallbacks) == (2, 1, 1, [])
+    assert any("direct" in kernel for kernel in row.kernels)
+    assert (row.trained, row.threads, row.runner, row.emulated) == (False, 1, "local", False)
+    assert len(row.artifact_sha256) == 64
+    assert row.versions["apache-tvm"] == "0.27.0.post1"
+    assert "/proc/loadavg" in row.environment_before
+    assert "/proc/loadavg" in row.environment_after
+    assert store.read(root, "trial").rows == (row,)
+
+
+def test_a_second_run_measures_nothing(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    first = run(path, root)
+    assert run(path, root) == first
+    assert run(path, root, force=True)[0].started_at > first[0].started_at
+
+
+def test_replicates_add_and_a_quick_look_never_stands_for_a_long_run(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    first = run(path, root)
+    rows = run(path, root, replicates=3)
+    assert [row.replicate for row in rows if row not in first] == [1, 2]
+    assert len(run(path, root, repeats=6)[0].samples_ns) == 6
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ("crashing", "the compiler's process was ended by SIGABRT"),
+        ("hanging", "building took more than 5 s"),
+        ("raising", "no weights today"),
+    ],
+)
+def test_a_failure_is_a_row_and_the_sweep_goes_on(
+    network: str, reason: str, tmp_path: Path, root: Path
+) -> None:
+    with pytest.raises(SweepIncomplete, match="1 of 2 cells failed"):
+        run(write_sweep(tmp_path, network, "tiny"), root, build_timeout_s=5 if network == "hanging" else 120)
+    bad, good = sorted(store.read(root, "trial").rows, key=lambda row: row.model)
+    assert (bad.status, good.status) == ("failed", "measured")
+    assert reason in bad.reason
+    assert (root / bad.log).read_text()
+    assert not [path for path in (root / "modules").iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_cell_is_tried_again(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "raising")
+    for _ in range(2):
+        with pytest.raises(SweepIncomplete):
+            run(path, root)
+    assert len(store.read(root, "trial").rows) == 1
+
+
+def test_a_convolution_without_an_algorithm_of_ours_is_counted(tmp_path: Path, root: Path) -> None:
+    (row,) = run(write_sweep(tmp_path, "three_dimensional"), root)
+    assert (row.status, row.ops_total, row.ops_as_asked) == ("measured", 1, 0)
+    assert row.fallbacks == ["conv3d: TVM's own"]
+
+
+class InProcess(Worker):
+    """Builds here, where a test can break the code."""
+
+    def call(
+        self, log: Path, timeout_s: float, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        return function(*args, **kwargs)
+
+
+def run_here(tmp_path: Path, root: Path, device: Device | None = None) -> Row:
+    """One trial of the tiny network, built in this process."""
+    settings = Settings("trial", root, runner="local", threads=1, repeats=4)
+    (planned,) = plan_of(write_sweep(tmp_path, "tiny"))
+    place = Places(settings, print).of(planned.target)
+    place = Place(device, place.facts, 1) if device else place
+    with Progress() as progress:
+        return pipeline.run_trial(Trial(planned, 0, settings, place), InProcess(), progress)
+
+
+@pytest.fixture
+def fresh(root: Path, tmp_path: Path) -> Path:
+    """No modules in the cache: what a test breaks must be built, and must not stay."""
+    (root / "modules").unlink()
+    return root
+
+
+def test_a_wrong_convolution_is_wrong_output(
+    tmp_path: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = direct.conv2d
+
+    def shifted(x: Any, packed: Any, conv: Any, tile: Any) -> Any:
+        return right(x, packed, replace(conv, padding=(2, 1, 0, 1)), tile)
+
+    monkeypatch.setattr(direct, "conv2d", shifted)
+    row = run_here(tmp_path, fresh)
+    assert row.status == "wrong_output"
+    assert "differs from PyTorch's" in row.reason
+    assert not row.publishable
+
+
+def test_a_schedule_that_does_not_apply_fails_the_cell(
+    tmp_path: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(func: Any, compiler: Any) -> Any:
+        raise RuntimeError("no loop to tile")
+
+    monkeypatch.setitem(passes.SCHEDULES, "scheduled", unfit)
+    row = run_here(tmp_path, fresh)
+    assert (row.status, row.samples_ns) == ("failed", [])
+    assert "schedule scheduled does not apply to" in row.reason
+    assert "no loop to tile" in row.reason
+    assert ScheduleError.__name__ in (fresh / row.log).read_text()
+
+
+def test_a_lying_runner_is_wrong_output(tmp_path: Path, root: Path) -> None:
+    settings = Settings("trial", root, runner="local", threads=1)
+    honest = Places(settings, print).of(targets.load("x86")).device
+    liar = tmp_path / "runner"
+    liar.write_text(
+        f"#!{sys.executable}\n"
+        "import subprocess, sys\n"
+        f"answer = subprocess.run([{str(honest.program.binary)!r}, *sys.argv[1:]], "
+        "stdin=sys.stdin.buffer, stdout=subprocess.PIPE).stdout\n"
+        "line, output = answer.split(b'\\n', 1)\n"
+        "sys.stdout.buffer.write(line + b'\\n' + bytes(len(output)))\n"
+    )
+    liar.chmod(liar.stat().st_mode | stat.S_IXUSR)
+    row = run_here(tmp_path, root, replace(honest, program=replace(honest.program, folder=tmp_path)))
+    assert row.status == "wrong_output"
+    assert not row.publishable
+
+
+def test_a_target_that_cannot_be_measured_gives_invalid_rows(tmp_path: Path, root: Path) -> None:
+    planned = sweep.expand(sweep.load(str(write_sweep(tmp_path, "tiny"))), [targets.load("xavier")])
+    with Progress() as progress:
+        (row,) = pipeline.run_sweep(planned, Settings("trial", root), progress)
+    assert (row.status, row.device, row.samples_ns) == ("invalid", "", [])
+    assert "does not compile for cuda" in row.reason
+
+
+def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm"')
+    settings = Settings("trial", root, runner="local", threads=1, repeats=4)
+    pipeline.run_sweep(plan_of(path)[:1], settings, Progress())
+    first, second, totals = plan.describe(plan_of(path), settings, Progress()).splitlines()
+    assert first.split() == ["cached", plan_of(path)[0].cell.id]
+    assert second.split()[-3:-2] == ["about"]
+    assert "1 cached" in totals
+    assert len(store.read(root, "trial").rows) == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_any_moment_goes_on_where_it_was(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm", "spatial_pack"')
+    command = [sys.executable, "-m", "invoke", "run", "--sweep", str(path), "--runner", "local"]
+    environment = {**os.environ, "DLAS_ARTIFACTS": str(root)}
+    choose = random.Random(0)
+    for _ in range(4):
+        child = subprocess.Popen(
+            [*command, "--repeats", "4"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(choose.uniform(0.5, 6))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    ended = subprocess.run(
+        [*command, "--repeats", "4"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = store.read(root, "trial").rows
+    assert Counter(row.cell for row in rows) == {each.cell.id: 1 for each in plan_of(path)}
+    assert {row.status for row in rows} == {"measured"}
