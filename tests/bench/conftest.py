@@ -1,0 +1,26 @@
+"""A small network and the files of its artifact that the benchmark reads; nothing is compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlas.values import Artifact, ModelSpec
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    arguments = (("in_channels", 3), ("out_channels", 4), ("kernel_size", 3))
+    return ModelSpec("small", "torch.nn:Conv2d", (1, 3, 16, 16), arguments)
+
+
+@pytest.fixture(scope="session")
+def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    from dlas.models.loading import load
+
+    model = load(spec)
+    folder = tmp_path_factory.mktemp("bench") / "small"
+    folder.mkdir()
+    np.save(folder / "input.npy", model.input)
+    np.save(folder / "oracle.npy", model.output)
+    return Artifact(folder, "", "", model.output.shape, False, 0, 0, 0, (), (), {"tvm": "0.1"}, 0.0)
