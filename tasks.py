@@ -121,8 +121,9 @@ def run(
     with progress.Progress() as shown:
         if dry_run:
             return print(plan.describe(planned, settings, shown))
-        pipeline.run_sweep(planned, settings, shown)
+        rows = pipeline.run_sweep(planned, settings, shown)
     print(f"\n{pipeline.report(loaded.name, ARTIFACTS)}")
+    pipeline.check(rows, ARTIFACTS)
 
 
 @verb

@@ -24,15 +24,14 @@ from dlas.worker import Worker
 
 
 def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress) -> list[Row]:
-    """Run every cell that has no row yet and return all rows.
+    """Run every cell that has no row yet and return all rows, in the end those that failed too.
 
-    A cell that fails becomes a row and the sweep goes on. Raises SweepIncomplete at the end when one
-    did, and any other DlasError when no cell could run.
+    Raises DlasError when no cell can run: no device, no place to write.
     """
     done = []
     open_trials = []
     for trial in trials(planned, settings, Places(settings, progress.say)):
-        row = trial.stored()
+        row = None if settings.force else trial.stored()
         if row is None:
             open_trials.append(trial)
         else:
@@ -42,16 +41,23 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
     with Worker() as worker:
         for trial in open_trials:
             row = run_trial(trial, worker, progress)
-            store.write(settings.root, row)
-            done.append(row)
             progress.finish(trial.cell.id, row)
-    bad = [row for row in done if row.status in ("failed", "wrong_output")]
+            if row.status in store.FINAL_STATUSES or trial.stored() is None:
+                store.write(settings.root, row)
+            else:
+                progress.say(f"{trial.cell.id}: the row of an earlier run stays")
+            done.append(row)
+    return done
+
+
+def check(done: Sequence[Row], root: Path) -> None:
+    """Raises SweepIncomplete when a row has no result."""
+    bad = [row for row in done if row.status not in store.FINAL_STATUSES]
     if bad:
         raise SweepIncomplete(
             f"{len(bad)} of {len(done)} cells failed, the first is {bad[0].cell}",
-            f"see {settings.root / bad[0].log}; the same command tries again",
+            f"see {root / bad[0].log}; the same command tries again",
         )
-    return done
 
 
 def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:

@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 def _state(trial: Trial) -> str:
-    row = trial.stored()
+    row = None if trial.settings.force else trial.stored()
     if trial.place is None:
         return "invalid"
     if row is not None:

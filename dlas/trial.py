@@ -113,8 +113,6 @@ class Trial:
 
     def stored(self) -> Row | None:
         """The row of an earlier run that stands for this one."""
-        if self.settings.force:
-            return None
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))
 
 

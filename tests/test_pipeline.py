@@ -19,7 +19,7 @@ import pytest
 
 from dlas import pipeline, plan, sweep
 from dlas.algorithms import direct
-from dlas.errors import ScheduleError, SweepIncomplete
+from dlas.errors import DeviceError, ScheduleError, SweepIncomplete
 from dlas.hardware import targets
 from dlas.progress import Progress
 from dlas.results import store
@@ -59,7 +59,9 @@ def plan_of(path: Path) -> tuple[sweep.Planned, ...]:
 def run(path: Path, root: Path, **settings: Any) -> list[Row]:
     chosen = Settings("trial", root, runner="local", **{"repeats": 4, "threads": 1, **settings})
     with Progress() as progress:
-        return pipeline.run_sweep(plan_of(path), chosen, progress)
+        done = pipeline.run_sweep(plan_of(path), chosen, progress)
+    pipeline.check(done, root)
+    return done
 
 
 @pytest.fixture
@@ -94,6 +96,17 @@ def test_a_second_run_measures_nothing(tmp_path: Path, root: Path) -> None:
     first = run(path, root)
     assert run(path, root) == first
     assert run(path, root, force=True)[0].started_at > first[0].started_at
+
+
+def test_a_forced_run_that_fails_loses_nothing(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    (first,) = run(path, root)
+    monkeypatch.setattr(pipeline, "measure", lambda *_: (_ for _ in ()).throw(DeviceError("gone", "wait")))
+    with pytest.raises(SweepIncomplete):
+        run(path, root, force=True)
+    assert store.read(root, "trial").rows == (first,)
 
 
 def test_replicates_add_and_a_quick_look_never_stands_for_a_long_run(tmp_path: Path, root: Path) -> None:
