@@ -58,6 +58,11 @@ class Places:
         if target.name not in self._found:
             device, why = devices.device(target, self.settings.runner, self.settings.root)
             threads = self.settings.threads or target.board.threads
+            if threads > target.board.threads:
+                raise UsageError(
+                    f"{threads} threads are more than {target.name} has cores for",
+                    f"give at most {target.board.threads}",
+                )
             self._found[target.name] = Place(device, device.probe(), threads)
             said = f", {target.detected}" if target.detected else ""
             self.say(f"{target.name}: {why}{said}, {threads} threads")

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tvm
 
 from dlas import pipeline, plan, sweep
 from dlas.algorithms import direct
-from dlas.errors import DeviceError, ScheduleError, SweepIncomplete
+from dlas.errors import DeviceError, ScheduleError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import targets
 from dlas.progress import Progress
 from dlas.results import store
@@ -230,6 +231,24 @@ def test_a_target_that_cannot_be_measured_gives_invalid_rows(tmp_path: Path, roo
         (row,) = pipeline.run_sweep(planned, Settings("trial", root), progress)
     assert (row.status, row.device, row.samples_ns) == ("invalid", "", [])
     assert "does not compile for cuda" in row.reason
+
+
+def test_more_threads_than_cores_are_refused(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(UsageError, match="1000 threads are more than x86_avx has cores for; give at most"):
+        run(write_sweep(tmp_path, "tiny"), root, threads=1000)
+
+
+def test_a_full_disk_ends_the_sweep_and_writes_no_row(
+    tmp_path: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlinkable(*_: object, **__: object) -> None:
+        raise RuntimeError("ld: final link failed: No space left on device")
+
+    monkeypatch.setattr(tvm.relax.VMExecutable, "export_library", unlinkable)
+    with pytest.raises(StorageError, match="No space left on device; free some with `invoke clean`"):
+        run_here(tmp_path, fresh)
+    assert store.read(fresh, "trial").rows == ()
+    assert list((fresh / "modules").iterdir()) == []
 
 
 def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from dataclasses import replace
@@ -13,7 +15,7 @@ import numpy as np
 import tvm
 
 from dlas import cache
-from dlas.errors import BuildError
+from dlas.errors import BuildError, StorageError
 from dlas.systems import frontend, passes
 from dlas.systems.artifact import write_manifest
 from dlas.values import Artifact, Cell, Compiler, Target
@@ -63,7 +65,10 @@ def build(
 
 
 def export(lowered: tvm.IRModule, compiler: Compiler, path: Path) -> None:
-    """Generate code for scheduled functions and link it into a shared library. Raises BuildError."""
+    """Generate code for scheduled functions and link it into a shared library.
+
+    Raises BuildError, or StorageError for a full disk.
+    """
     if shutil.which(compiler.cxx) is None:
         raise BuildError(f"there is no compiler {compiler.cxx}", "install it; Debian's package has its name")
     try:
@@ -71,6 +76,10 @@ def export(lowered: tvm.IRModule, compiler: Compiler, path: Path) -> None:
         executable.export_library(str(path), cc=compiler.cxx)
     except Exception as error:  # code generation and the linker raise many kinds, none of them ours
         words = " ".join(str(error).split())[:300]
+        full = os.strerror(errno.ENOSPC)
+        if full in words:  # the linker's words, with or without an OSError around them
+            next_step = "free some with `invoke clean` and run the same command again"
+            raise StorageError(f"{path.parent.parent}: {full}", next_step) from error
         raise BuildError(f"compiling for {compiler.mcpu} failed: {words}", "see the cell's log") from error
 
 
