@@ -33,6 +33,8 @@ SHAPES = {
     "depthwise, two each, strided": Conv2d(1, 3, 9, 9, 6, 3, 3, stride=(2, 2), groups=3),
     "batch": Conv2d(3, 5, 6, 6, 7, 3, 3, padding=(1, 1, 1, 1)),
     "row kernel": Conv2d(1, 4, 5, 17, 6, 1, 7, padding=(0, 3, 0, 3)),
+    "many tiles": Conv2d(1, 3, 41, 39, 17, 3, 3, padding=(1, 1, 1, 1)),
+    "filters larger than the cache": Conv2d(1, 130, 5, 5, 260, 3, 3, padding=(1, 1, 1, 1)),
     "wide": Conv2d(1, 3, 3, 40, 33, 3, 3, padding=(1, 1, 1, 1)),
 }
 
@@ -41,6 +43,12 @@ def operands(conv: Conv2d, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((conv.N, conv.CI, conv.H, conv.W), dtype="float32")
     return x, rng.standard_normal((conv.CO, conv.CG, conv.KH, conv.KW), dtype="float32")
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for float32 sums in another order."""
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -52,7 +60,7 @@ def test_oracle_agrees_with_torch(shape: str) -> None:
     expected = torch.nn.functional.conv2d(
         padded, torch.from_numpy(weight), None, conv.stride, 0, conv.dilation, conv.groups
     )
-    np.testing.assert_allclose(reference.conv2d(x, weight, conv), expected.numpy(), atol=1e-4)
+    assert_close(reference.conv2d(x, weight, conv), expected.numpy())
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -63,7 +71,7 @@ def test_scheduled_convolution_is_exact(shape: str, algorithm: str) -> None:
     bias = np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5
     expected = np.maximum(reference.conv2d(x, weight, conv) + bias, 0)
     actual = compile_and_run(relax_conv2d(conv, weight, "bias and relu"), algorithm, "scheduled", x)
-    np.testing.assert_allclose(actual, expected, atol=1e-4)
+    assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -72,7 +80,7 @@ def test_minimal_convolution_is_exact(shape: str, algorithm: str) -> None:
     conv = SHAPES[shape]
     x, weight = operands(conv)
     actual = compile_and_run(relax_conv2d(conv, weight), algorithm, "minimal", x)
-    np.testing.assert_allclose(actual, reference.conv2d(x, weight, conv), atol=1e-4)
+    assert_close(actual, reference.conv2d(x, weight, conv))
 
 
 @st.composite
@@ -96,7 +104,7 @@ def test_any_convolution_is_exact(conv: Conv2d, algorithm: str) -> None:
     x, weight = operands(conv)
     actual = compile_and_run(relax_conv2d(conv, weight, "bias and relu"), algorithm, "scheduled", x)
     bias = np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5
-    np.testing.assert_allclose(actual, np.maximum(reference.conv2d(x, weight, conv) + bias, 0), atol=1e-4)
+    assert_close(actual, np.maximum(reference.conv2d(x, weight, conv) + bias, 0))
 
 
 def test_a_filter_block_never_spans_two_groups() -> None:

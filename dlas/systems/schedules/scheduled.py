@@ -26,13 +26,15 @@ def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     outputs = [fuse_epilogue(sch, block) for block in convolutions]
     inputs = roles.find(sch, "pad", "pack")
     schedule_others(sch, {roles.name(sch, block) for block in (*inputs, *convolutions, *outputs)})
-    for block in inputs:
-        parallelize(sch, block, roles.spatial_loops(sch, block)[:-2])
     for block, output in zip(convolutions, outputs, strict=True):
-        tile_loop = tile_output(sch, block, output, compiler.l2_bytes)
+        thread_loop, tile_loop = tile_output(sch, block, output, compiler.l2_bytes)
         sch.set_scope(block, 0, "local")
         sch.compute_at(block, tile_loop, preserve_unit_loops=True)
         accumulate_in_registers(sch, block, compiler.vector_lanes)
+        for packed in roles.find(sch, "pack"):
+            schedule_packing(sch, packed, None if thread_loop is tile_loop else thread_loop)
+    for block in roles.find(sch, "pad"):
+        parallelize(sch, block, roles.spatial_loops(sch, block)[:-2])
     return sch.mod["main"]
 
 
@@ -47,8 +49,12 @@ def fuse_epilogue(sch: s_tir.Schedule, block: Any) -> Any:
     return own[-1]
 
 
-def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int) -> Any:
-    """Cut the NCHW output into the block's tiles, one per step of a parallel loop; return that loop."""
+def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int) -> tuple[Any, Any]:
+    """Cut the NCHW output into the block's tiles; return the loop that threads share, and that over tiles.
+
+    They are one where each thread gets single tiles. Else a thread gets a place in the image and computes
+    the tiles of all channel blocks there.
+    """
     extents = _extents(sch, block)
     height, width, *lanes = extents[TILE_AXES : len(extents) - len(_reduction_extents(sch, block))]
     n, o, h, w = sch.get_loops(output)
@@ -56,13 +62,26 @@ def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int) -> 
     h, row = sch.split(h, [None, height])
     w, column = sch.split(w, [None, width])
     filter_bytes = 4 * extents[1] * prod(lanes) * prod(_reduction_extents(sch, block))
-    # Filters that do not fit the cache go through it once; otherwise the image does.
-    outer = [n, o, h, w] if filter_bytes > l2_bytes else [n, h, w, o]
+    # Filters that do not fit the cache go through it once, otherwise the image does. Depthwise, both do.
+    is_by_channel = not lanes or filter_bytes > l2_bytes
+    outer = [n, o, h, w] if is_by_channel else [n, h, w, o]
     sch.reorder(*outer, lane, row, column)
     sch.vectorize(column)
-    tile_loop = sch.fuse(*outer)
-    sch.parallel(tile_loop)
-    return tile_loop
+    if not is_by_channel and _product(sch, [n, h, w]) >= PARALLEL_TASKS:
+        thread_loop, tile_loop = sch.fuse(n, h, w), o
+    else:
+        thread_loop = tile_loop = sch.fuse(*outer)
+    sch.parallel(thread_loop)
+    return thread_loop, tile_loop
+
+
+def schedule_packing(sch: s_tir.Schedule, packed: Any, thread_loop: Any | None) -> None:
+    """Pack what a thread needs inside its loop, where it stays in the cache; or all of it before."""
+    if thread_loop is None:
+        parallelize(sch, packed, roles.spatial_loops(sch, packed)[:-2])
+    else:
+        sch.compute_at(packed, thread_loop, preserve_unit_loops=True)
+    sch.vectorize(sch.get_loops(packed)[-1])
 
 
 def accumulate_in_registers(sch: s_tir.Schedule, block: Any, vector_lanes: int) -> None:
