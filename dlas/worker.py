@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from dlas.errors import BuildError, DlasError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,23 +48,27 @@ class Worker:
         Raises the function's DlasError, or BuildError when it raises anything else, crashes, takes too long.
         """
         connection = self._start()
-        connection.send((str(log), function, args, kwargs))
-        if not connection.poll(timeout_s):
-            self.stop()
-            raise BuildError(
-                f"building took more than {timeout_s:.0f} s", "give it more time with --build-timeout"
-            )
         try:
+            connection.send((str(log), function, args, kwargs))
+            if not connection.poll(timeout_s):
+                self.stop()
+                raise BuildError(
+                    f"building took more than {timeout_s:.0f} s", "give it more time with --build-timeout"
+                )
             succeeded, value = connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             raise BuildError(f"the compiler's process {self._last_words()}", "see the cell's log") from None
         if succeeded:
             return value  # type: ignore[no-any-return]
         raise value
 
     def stop(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process and what it started, whatever they are doing."""
         if self._process is not None:
+            with suppress(
+                ProcessLookupError, PermissionError
+            ):  # before it has a group of its own, or after its end
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.join()
         if self._connection is not None:
@@ -69,6 +76,8 @@ class Worker:
         self._process = self._connection = None
 
     def _start(self) -> Connection:
+        if self._process is not None and not self._process.is_alive():
+            self.stop()  # it died between two calls, which is no fault of the next one
         if self._process is None or self._connection is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
@@ -86,6 +95,9 @@ class Worker:
 
 def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.setsid()  # so that the parent can end the linker with it
+    # A parent that is killed cannot stop this process, which would disturb what the next sweep times.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, and so is the work
         while True:
             log, function, args, kwargs = connection.recv()
