@@ -169,10 +169,13 @@ def bench(
     from dlas import pipeline, progress, trial
 
     _, planned = selected("cifar", "", f"*/{model}/dense/fp32/dense/*/scheduled/*")
-    chosen = [each for each in planned if each.cell.algorithm in algorithm.split(",")]
     settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats)
     with progress.Progress() as shown:
-        shown.console.print(pipeline.run_bench(chosen, settings, against, counts(threads), rounds, shown))
+        shown.console.print(
+            pipeline.run_bench(
+                planned, algorithm.split(","), settings, against, counts(threads), rounds, shown
+            )
+        )
 
 
 @verb

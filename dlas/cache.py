@@ -82,6 +82,22 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent` for the length of the block. Raises StorageError.
+
+    What a killed process leaves of it, `remove_leftovers` finds.
+    """
+    folder = _temporary_beside(parent / "any")
+    try:
+        with _storage_errors(folder):
+            _make_folder(parent)
+            folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `final` when the block ends, and is removed when it raises.
 

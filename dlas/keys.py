@@ -10,12 +10,11 @@ from pathlib import Path
 
 from dlas import cache
 from dlas.models.sources import source_files
-from dlas.values import WARMUPS, Cell, Target
+from dlas.values import PACKAGES, WARMUPS, Cell, Target
 
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
-_MEASURES = (_ROOT / "measurement", _ROOT / "hardware" / "runtime")
-_PACKAGES = ("torch", "apache-tvm", "apache-tvm-ffi", "numpy")
+_MEASURES = (_ROOT / "measurement", _ROOT / "hardware")
 
 
 def artifact_key(cell: Cell, target: Target) -> str:
@@ -27,7 +26,7 @@ def artifact_key(cell: Cell, target: Target) -> str:
         *(asdict(cell.model)[name] for name in ("factory", "input_shape", "arguments")),
         *(cell.dataset, cell.compression, cell.precision, cell.format, cell.algorithm, cell.tuning),
         asdict(target.compiler),
-        {name: version(name) for name in _PACKAGES},
+        {name: version(name) for name in PACKAGES},
         platform.python_version_tuple()[:2],
     ]
     return cache.digest(
@@ -37,6 +36,7 @@ def artifact_key(cell: Cell, target: Target) -> str:
     )
 
 
-def row_key(artifact: str) -> str:
-    """Of a measurement of an artifact: the artifact's key and the code that runs, times and checks it."""
-    return cache.digest(artifact, str(WARMUPS), cache.source_digest(_MEASURES))
+def row_key(artifact: str, target: Target, image_id: str) -> str:
+    """Of a measurement: the artifact's key, where it runs, and the code that runs, times and checks it."""
+    board = json.dumps(asdict(target.board), sort_keys=True)
+    return cache.digest(artifact, board, image_id, str(WARMUPS), cache.source_digest(_MEASURES))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlas import cache
-from dlas.errors import BuildError, DlasError, StorageError, SweepIncomplete
+from dlas.errors import BuildError, DlasError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import device as devices
 from dlas.measurement.measure import measure
 from dlas.progress import Progress
@@ -28,6 +28,7 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
 
     Raises DlasError when no cell can run: no device, no place to write.
     """
+    cache.remove_leftovers(settings.root)
     done = []
     open_trials = []
     for trial in trials(planned, settings, Places(settings, progress.say)):
@@ -42,10 +43,10 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
         for trial in open_trials:
             row = run_trial(trial, worker, progress)
             progress.finish(trial.cell.id, row)
-            if row.status in store.FINAL_STATUSES or trial.stored() is None:
-                store.write(settings.root, row)
-            else:
+            if row.status == "failed" and trial.stored():
                 progress.say(f"{trial.cell.id}: the row of an earlier run stays")
+            else:
+                store.write(settings.root, row)
             done.append(row)
     return done
 
@@ -82,7 +83,7 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
     except DlasError as error:
         append_log(trial.log, "".join(traceback.format_exception(error)))
         return rows.failed(blank, str(error), artifact)
-    append_log(trial.log, samples.result.log)
+    append_log(trial.log, f"{samples.result.log}{samples.status} {samples.reason}\n")
     return rows.measured(blank, artifact, samples)
 
 
@@ -146,24 +147,35 @@ def report(sweep: str, root: Path) -> str:
 
 def run_bench(
     planned: Sequence[Planned],
+    algorithms: Sequence[str],
     settings: Settings,
     against: str,
     threads: Sequence[int],
     rounds: int,
     progress: Progress,
 ) -> Any:
-    """Compare the planned cells, all of one network, with a peer; the result prints itself."""
+    """Compare the cells of some algorithms, all of one network, with a peer; the result prints itself.
+
+    Raises UsageError, PeerError, and what building and the device raise.
+    """
     from dlas.bench import benchmark
 
     benchmark.check(against, threads, rounds, settings.repeats)
+    cells = {each.cell.algorithm: each for each in planned}
+    unknown = [name for name in algorithms if name not in cells]
+    if unknown or len(cells) < len(planned):
+        what = f"unknown algorithm {unknown[0]!r}" if unknown else "more than one network"
+        raise UsageError(what, f"name one network, and algorithms of {', '.join(cells)}")
+    target, spec = planned[0].target, planned[0].cell.model
+    if max(threads) > target.board.threads:
+        raise UsageError(f"{max(threads)} threads on {target.board.threads} cores", "give fewer")
     built = {}
     with Worker() as worker:
-        for each in planned:
-            progress.say(f"building {each.cell.id}")
-            built[each.cell.algorithm] = obtain_artifact(Trial(each, 0, settings, None), worker)
-    device, why = devices.device(planned[0].target, settings.runner, settings.root)
-    progress.say(f"{planned[0].target.name}: {why}")
-    spec = planned[0].cell.model
+        for name in algorithms:
+            progress.say(f"building {cells[name].cell.id}")
+            built[name] = obtain_artifact(Trial(cells[name], 0, settings, None), worker)
+    device, why = devices.device(target, settings.runner, settings.root)
+    progress.say(f"{target.name}: {why}")
     return benchmark.run(
         built, spec, device, against, threads, rounds, settings.repeats, settings.root, progress.say
     )

@@ -22,8 +22,9 @@ def describe(planned: Sequence[Planned], settings: Settings, progress: Progress)
     """One line for each row to make, then the totals."""
     known = store.read(settings.root, settings.sweep).rows
     lines, seconds, counts = [], 0.0, Counter[str]()
+    built: set[str] = set()  # an artifact is built once for all its replicates
     for trial in trials(planned, settings, Places(settings, progress.say)):
-        state = _state(trial)
+        state = _state(trial, built)
         cost = estimate_seconds(trial, state, known)
         seconds += cost
         counts[state] += 1
@@ -63,10 +64,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _state(trial: Trial) -> str:
+def _state(trial: Trial, built: set[str]) -> str:
     row = None if trial.settings.force else trial.stored()
     if trial.place is None:
         return "invalid"
     if row is not None:
         return "cached"
-    return "measure" if trial.artifact_folder.is_dir() else "build and measure"
+    if trial.artifact_key in built or trial.artifact_folder.is_dir():
+        return "measure"
+    built.add(trial.artifact_key)
+    return "build and measure"

@@ -64,8 +64,8 @@ class Places:
                     f"give at most {target.board.threads}",
                 )
             self._found[target.name] = Place(device, device.probe(), threads)
-            said = f", {target.detected}" if target.detected else ""
-            self.say(f"{target.name}: {why}{said}, {threads} threads")
+            said = f"; {target.detected}" if target.detected else ""
+            self.say(f"{target.name}: {why}{said}; {threads} threads")
         return self._found[target.name]
 
 
@@ -90,7 +90,7 @@ class Trial:
     def inputs_key(self) -> str:
         if self.place is None:
             return cache.digest(self.cell.id, self.planned.reason)
-        return keys.row_key(self.artifact_key)
+        return keys.row_key(self.artifact_key, self.planned.target, self.place.device.image_id)
 
     @property
     def artifact_folder(self) -> Path:

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 REPEATS = 150  # PROTOCOL E1: a row with fewer samples is not publishable
 WARMUPS = 5
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "numpy",
+)  # what makes an artifact, with our code
 
 Scalar = str | int | float | bool
 
@@ -132,6 +139,7 @@ class Artifact:
     path: Path
     key: str  # hash of all that it was made from
     sha256: str  # of model.so
+    data_sha256: str  # of input.npy and oracle.npy
     output_shape: tuple[int, ...]
     trained: bool
     ops_total: int

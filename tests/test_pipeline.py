@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 import tvm
 
-from dlas import pipeline, plan, sweep
+from dlas import pipeline, plan, sweep, sweepfile
 from dlas.algorithms import direct
 from dlas.errors import DeviceError, ScheduleError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import targets
+from dlas.measurement import measure as measurement
 from dlas.progress import Progress
 from dlas.results import store
 from dlas.systems import passes
@@ -108,6 +109,37 @@ def test_a_forced_run_that_fails_loses_nothing(
     with pytest.raises(SweepIncomplete):
         run(path, root, force=True)
     assert store.read(root, "trial").rows == (first,)
+
+
+def test_a_forced_run_that_finds_a_wrong_output_says_so(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    run(path, root)
+    monkeypatch.setattr(measurement, "error_over_scale", lambda *_: 0.5)
+    with pytest.raises(SweepIncomplete):
+        run(path, root, force=True)
+    (row,) = store.read(root, "trial").rows
+    assert row.status == "wrong_output"
+    assert "0.5 of its scale" in (root / row.log).read_text()
+
+
+def test_a_damaged_artifact_fails_its_cell(tmp_path: Path, fresh: Path) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    run(path, fresh)
+    (folder,) = (fresh / "modules").iterdir()
+    (folder / "oracle.npy").write_bytes(b"")
+    with pytest.raises(SweepIncomplete):
+        run(path, fresh, repeats=5)
+    reasons = {row.reason for row in store.read(fresh, "trial").rows if row.status == "failed"}
+    assert reasons == {
+        f"{folder} does not hold what was built; delete {folder} and run the same command again"
+    }
+
+
+def test_sweeps_and_compiler_know_the_same_algorithms_and_schedules() -> None:
+    assert set(sweepfile.ALLOWED["algorithm"]) == set(passes.ALGORITHMS)
+    assert set(sweepfile.ALLOWED["tuning"]) == set(passes.SCHEDULES)
 
 
 def test_replicates_add_and_a_quick_look_never_stands_for_a_long_run(tmp_path: Path, root: Path) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dlas.cache import digest
-from dlas.errors import DeviceBusyError, DeviceError, EngineError, StorageError, TargetError, UsageError
+from dlas.cache import digest, temporary_folder
+from dlas.errors import DeviceBusyError, DeviceError, EngineError, TargetError, UsageError
 from dlas.hardware import commands, engine, identity, lock, protocol
 from dlas.hardware.process import Exit, exchange
 from dlas.hardware.runner import Runner, build_runner, runner_key
@@ -33,7 +32,7 @@ def device(target: Target, runner: str, artifacts: Path) -> tuple[Device, str]:
     Raises UsageError, TargetError, BuildError, EngineError or StorageError.
     """
     _check(target, runner)
-    why = "as asked"
+    why = "as asked" if runner == "local" else "the target has no other runner"
     if runner != "local" and "docker" in target.board.runners:
         try:
             found = docker_device(target, artifacts)
@@ -87,15 +86,11 @@ class LocalDevice:
 
     def run(self, job: Job) -> JobResult:
         """Raises DeviceError, DeviceBusyError or StorageError."""
-        try:
-            self.scratch.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                binary = self.program.binary
-                command = commands.local_run_command(binary, folder, self.locks, self.wait_s, job)
-                most_s = self.wait_s + job.timeout_s + self.grace_s
-                return _run(self.target, job, command, most_s, _clean_environment())
-        except OSError as error:
-            raise StorageError(f"{self.scratch}: {error.strerror}", "free some space") from error
+        with temporary_folder(self.scratch) as folder:
+            binary = self.program.binary
+            command = commands.local_run_command(binary, str(folder), self.locks, self.wait_s, job)
+            most_s = self.wait_s + job.timeout_s + self.grace_s
+            return _run(self.target, job, command, most_s, _clean_environment())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dlas import cache
-from dlas.errors import BuildError
+from dlas.errors import BuildError, StorageError
 from dlas.values import Artifact, Cell, Target
 
 MANIFEST = "manifest.json"
@@ -33,6 +33,17 @@ def read(folder: Path) -> Artifact:
         artifact = Artifact(path=folder, **facts)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BuildError(f"{folder / MANIFEST} is damaged: {error}", next_step) from error
-    if cache.hash_file(artifact.module) != artifact.sha256:
-        raise BuildError(f"{artifact.module} is not the library that was built", next_step)
-    return artifact
+    try:
+        if (
+            cache.hash_file(artifact.module) == artifact.sha256
+            and hash_data(artifact) == artifact.data_sha256
+        ):
+            return artifact
+    except StorageError as error:
+        raise BuildError(error.cause, next_step) from error
+    raise BuildError(f"{folder} does not hold what was built", next_step)
+
+
+def hash_data(artifact: Artifact) -> str:
+    """Of the input and of the oracle: a row's verdict rests on them. Raises StorageError."""
+    return cache.hash_files([artifact.path / "input.npy", artifact.path / "oracle.npy"])

@@ -17,10 +17,8 @@ import tvm
 from dlas import cache
 from dlas.errors import BuildError, StorageError
 from dlas.systems import frontend, passes
-from dlas.systems.artifact import write_manifest
-from dlas.values import Artifact, Cell, Compiler, Target
-
-PACKAGES = ("torch", "apache-tvm", "apache-tvm-ffi", "numpy")
+from dlas.systems.artifact import hash_data, write_manifest
+from dlas.values import PACKAGES, Artifact, Cell, Compiler, Target
 
 
 def build(
@@ -45,6 +43,7 @@ def build(
         path=folder,
         key=key,
         sha256="",
+        data_sha256="",
         output_shape=oracle.shape,
         trained=trained,
         ops_total=operators.total,
@@ -59,7 +58,12 @@ def build(
     np.save(folder / "input.npy", x)
     np.save(folder / "oracle.npy", oracle)
     seconds = time.monotonic() - started
-    artifact = replace(artifact, sha256=cache.hash_file(artifact.module), build_seconds=seconds)
+    artifact = replace(
+        artifact,
+        sha256=cache.hash_file(artifact.module),
+        data_sha256=hash_data(artifact),
+        build_seconds=seconds,
+    )
     write_manifest(artifact, cell, target)
     return artifact
 

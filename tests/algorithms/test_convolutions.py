@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from dlas.algorithms import blocks, reference
 from dlas.algorithms.convolution import Conv2d
+from dlas.hardware import targets
 from dlas.systems import passes
-from tests.systems.lowering import compile_and_run, relax_conv2d
+from dlas.values import Compiler
+from tests.systems.lowering import AVX2, compile_and_run, relax_conv2d
 
 ALGORITHMS = sorted(passes.ALGORITHMS)
+COMPILERS = {"avx2": AVX2, "this machine's": targets.load("x86").compiler}
 
 SHAPES = {
     "plain": Conv2d(1, 8, 9, 9, 16, 3, 3, padding=(1, 1, 1, 1)),
@@ -63,15 +66,16 @@ def test_oracle_agrees_with_torch(shape: str) -> None:
     assert_close(reference.conv2d(x, weight, conv), expected.numpy())
 
 
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scheduled_convolution_is_exact(shape: str, algorithm: str) -> None:
+def test_scheduled_convolution_is_exact(shape: str, algorithm: str, compiler: str) -> None:
     conv = SHAPES[shape]
     x, weight = operands(conv)
     bias = np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5
     expected = np.maximum(reference.conv2d(x, weight, conv) + bias, 0)
-    actual = compile_and_run(relax_conv2d(conv, weight, "bias and relu"), algorithm, "scheduled", x)
-    assert_close(actual, expected)
+    mod = relax_conv2d(conv, weight, "bias and relu")
+    assert_close(compile_and_run(mod, algorithm, "scheduled", x, COMPILERS[compiler]), expected)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -99,10 +103,15 @@ def convolutions(draw: st.DrawFn) -> Conv2d:
 
 
 @settings(max_examples=30)
-@given(conv=convolutions(), algorithm=st.sampled_from(ALGORITHMS))
-def test_any_convolution_is_exact(conv: Conv2d, algorithm: str) -> None:
+@given(
+    conv=convolutions(),
+    algorithm=st.sampled_from(ALGORITHMS),
+    compiler=st.sampled_from(list(COMPILERS.values())),
+)
+def test_any_convolution_is_exact(conv: Conv2d, algorithm: str, compiler: Compiler) -> None:
     x, weight = operands(conv)
-    actual = compile_and_run(relax_conv2d(conv, weight, "bias and relu"), algorithm, "scheduled", x)
+    mod = relax_conv2d(conv, weight, "bias and relu")
+    actual = compile_and_run(mod, algorithm, "scheduled", x, compiler)
     bias = np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5
     assert_close(actual, np.maximum(reference.conv2d(x, weight, conv) + bias, 0))
 

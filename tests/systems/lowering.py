@@ -39,9 +39,11 @@ def relax_conv2d(conv: Conv2d, weight: np.ndarray, epilogue: str = "") -> tvm.IR
     return builder.get()
 
 
-def compile_and_run(mod: tvm.IRModule, algorithm: str, schedule: str, x: np.ndarray) -> np.ndarray:
-    target = llvm_target(AVX2)
+def compile_and_run(
+    mod: tvm.IRModule, algorithm: str, schedule: str, x: np.ndarray, compiler: Compiler = AVX2
+) -> np.ndarray:
+    target = llvm_target(compiler)
     with target:
-        lowered, _ = passes.lower(mod, algorithm, schedule, AVX2)
+        lowered, _ = passes.lower(mod, algorithm, schedule, compiler)
         machine = relax.VirtualMachine(tvm.compile(lowered, target), tvm.cpu())
     return machine["main"](tvm.runtime.tensor(x)).numpy()

@@ -1,4 +1,7 @@
-"""The paper's untuned schedule (PROTOCOL S1): threads over the outer loop, the rest left to LLVM."""
+"""The paper's untuned schedule (PROTOCOL S1): threads over the outer loop, the rest left to LLVM.
+
+The computes are those of `scheduled`, packed filters and tiles included; the loops are left as they come.
+"""
 
 from __future__ import annotations
 
