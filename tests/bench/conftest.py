@@ -23,4 +23,18 @@ def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artif
     folder.mkdir()
     np.save(folder / "input.npy", model.input)
     np.save(folder / "oracle.npy", model.output)
-    return Artifact(folder, "", "", model.output.shape, False, 0, 0, 0, (), (), {"tvm": "0.1"}, 0.0)
+    return Artifact(
+        path=folder,
+        key="",
+        sha256="",
+        data_sha256="",
+        output_shape=model.output.shape,
+        trained=False,
+        ops_total=0,
+        ops_as_asked=0,
+        ops_depthwise=0,
+        fallbacks=(),
+        kernels=(),
+        versions={"tvm": "0.1"},
+        build_seconds=0.0,
+    )
