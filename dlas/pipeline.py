@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlas import cache
-from dlas.errors import BuildError, DlasError, StorageError, SweepIncomplete, UsageError
+from dlas.errors import DlasError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import device as devices
 from dlas.measurement.measure import measure
 from dlas.progress import Progress
@@ -32,7 +32,7 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
     done = []
     open_trials = []
     for trial in trials(planned, settings, Places(settings, progress.say)):
-        row = None if settings.force else trial.stored()
+        row = trial.cached()
         if row is None:
             open_trials.append(trial)
         else:
@@ -89,15 +89,10 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
 
 def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
     """The compiled cell: from the cache, or built in the worker. Raises what building raises."""
-    cell, target, key, limit_s = (
-        trial.cell,
-        trial.planned.target,
-        trial.artifact_key,
-        trial.settings.build_timeout_s,
-    )
+    limit_s, target = trial.settings.build_timeout_s, trial.planned.target
     if not trial.artifact_folder.is_dir():
         with cache.atomic_folder(trial.artifact_folder) as folder:
-            worker.call(trial.log, limit_s, compile_cell, cell, target, key, folder)
+            worker.call(trial.log, limit_s, compile_cell, trial.cell, target, trial.artifact_key, folder)
     return artifacts.read(trial.artifact_folder)
 
 
@@ -116,14 +111,16 @@ def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progre
     with Worker() as worker:
         progress.start(len(planned))
         for each in planned:
-            trial = Trial(each, 0, settings, None)
+            if each.unbuildable:
+                progress.done(each.cell.id, f"invalid: {each.unbuildable}")
+                continue
             progress.stage(each.cell.id, "building")
             try:
-                folder = "" if each.unbuildable else obtain_artifact(trial, worker).path
-                progress.done(
-                    each.cell.id, f"invalid: {each.unbuildable}" if each.unbuildable else str(folder)
-                )
-            except BuildError as error:
+                artifact = obtain_artifact(Trial(each, 0, settings, None), worker)
+                progress.done(each.cell.id, str(artifact.path))
+            except StorageError:
+                raise  # a full disk will not take the next one either
+            except DlasError as error:
                 failures.append(each.cell.id)
                 progress.done(each.cell.id, f"failed: {error}")
     if failures:

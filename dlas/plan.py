@@ -65,10 +65,9 @@ def duration(seconds: float) -> str:
 
 
 def _state(trial: Trial, built: set[str]) -> str:
-    row = None if trial.settings.force else trial.stored()
     if trial.place is None:
         return "invalid"
-    if row is not None:
+    if trial.cached() is not None:
         return "cached"
     if trial.artifact_key in built or trial.artifact_folder.is_dir():
         return "measure"

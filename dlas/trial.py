@@ -116,6 +116,10 @@ class Trial:
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
         )
 
+    def cached(self) -> Row | None:
+        """The row that makes running this trial needless."""
+        return None if self.settings.force else self.stored()
+
     def stored(self) -> Row | None:
         """The row of an earlier run that stands for this one."""
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))

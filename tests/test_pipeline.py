@@ -283,6 +283,17 @@ def test_a_full_disk_ends_the_sweep_and_writes_no_row(
     assert list((fresh / "modules").iterdir()) == []
 
 
+def test_building_a_sweep_goes_on_after_a_network_that_fails(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned = plan_of(write_sweep(tmp_path, "raising", "tiny"))
+    with Progress() as progress, pytest.raises(SweepIncomplete, match="1 of 2 cells failed"):
+        pipeline.build_sweep(planned, Settings("trial", root), progress)
+    failed, built = capsys.readouterr().out.splitlines()
+    assert "no weights today" in failed
+    assert Path(built.rpartition(": ")[2], "model.so").is_file()
+
+
 def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path) -> None:
     path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm"')
     settings = Settings("trial", root, runner="local", threads=1, repeats=4)
