@@ -14,7 +14,7 @@ from invoke import Context, Exit, ParseError, task
 
 from dlas import cache
 from dlas import sweep as sweeps
-from dlas.errors import DlasError, StorageError, UsageError
+from dlas.errors import DlasError, UsageError
 from dlas.hardware import targets
 
 ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artifacts"))
@@ -79,8 +79,8 @@ def verb(function: Callable[..., None]) -> Any:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise Exit(code=141) from None
         except OSError as error:
-            wrapped = StorageError(str(error), "check the disk and its permissions")
-            raise Exit(f"inv {name}: {wrapped}", wrapped.exit_code) from None
+            told = cache.storage_error(Path(error.filename or ARTIFACTS), error)
+            raise Exit(f"inv {name}: {told}", told.exit_code) from None
 
     flags = {flag: HELP[flag] for flag in inspect.signature(function).parameters if flag in HELP}
     return task(run, name=name, auto_shortflags=False, help=flags)

@@ -114,13 +114,24 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         except OSError as error:
             # A short write of NumPy's has no errno.
             if error.errno in _FULL or shutil.disk_usage(folder).free < _FULL_BELOW_BYTES:
-                raise _storage_error(final, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+                raise storage_error(final, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
             raise
         with _storage_errors(final):
             _sync_tree(folder)
             _publish(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What an OSError means to a user who wanted to write or read `path`."""
+    if error.errno in _FULL:
+        next_step = "free some with `invoke clean` and run the same command again"
+    elif error.errno in _REFUSED:
+        next_step = "give this user the right to read and write there"
+    else:
+        next_step = "check the path and the disk"
+    return StorageError(f"{path}: {error.strerror or error}", next_step)
 
 
 def usage(artifacts: Path) -> list[tuple[str, int, int]]:
@@ -260,14 +271,4 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _storage_error(path, error) from error
-
-
-def _storage_error(path: Path, error: OSError) -> StorageError:
-    if error.errno in _FULL:
-        next_step = "free some with `invoke clean` and run the same command again"
-    elif error.errno in _REFUSED:
-        next_step = "give this user the right to read and write there"
-    else:
-        next_step = "check the path and the disk"
-    return StorageError(f"{path}: {error.strerror or error}", next_step)
+        raise storage_error(path, error) from error

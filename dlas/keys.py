@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict
+from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from dlas.values import PACKAGES, WARMUPS, Cell, Target
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
 _MEASURES = (_ROOT / "measurement", _ROOT / "hardware")
+
+
+_source_digest = once(cache.source_digest)  # a sweep asks for each of its rows
 
 
 def artifact_key(cell: Cell, target: Target) -> str:
@@ -32,11 +36,11 @@ def artifact_key(cell: Cell, target: Target) -> str:
     return cache.digest(
         json.dumps(asked, sort_keys=True),
         cache.hash_files(source_files(cell.model)),
-        cache.source_digest(_COMPILES),
+        _source_digest(_COMPILES),
     )
 
 
 def row_key(artifact: str, target: Target, image_id: str) -> str:
     """Of a measurement: the artifact's key, where it runs, and the code that runs, times and checks it."""
     board = json.dumps(asdict(target.board), sort_keys=True)
-    return cache.digest(artifact, board, image_id, str(WARMUPS), cache.source_digest(_MEASURES))
+    return cache.digest(artifact, board, image_id, str(WARMUPS), _source_digest(_MEASURES))

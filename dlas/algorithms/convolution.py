@@ -44,11 +44,6 @@ class Conv2d:
         )
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the dense convolution."""
-        return self.N * self.CO * self.OH * self.OW * self.CG * self.KH * self.KW
-
-    @property
     def depthwise(self) -> bool:
         """Whether each output channel reads a single input channel of several."""
         return self.groups > 1 and self.CG == 1

@@ -15,7 +15,7 @@ import numpy as np
 import tvm
 
 from dlas import cache
-from dlas.errors import BuildError, StorageError
+from dlas.errors import BuildError
 from dlas.systems import frontend, passes
 from dlas.systems.artifact import hash_data, write_manifest
 from dlas.values import PACKAGES, Artifact, Cell, Compiler, Target
@@ -79,12 +79,13 @@ def export(lowered: tvm.IRModule, compiler: Compiler, path: Path) -> None:
         executable = tvm.compile(lowered, llvm_target(compiler))
         executable.export_library(str(path), cc=compiler.cxx)
     except Exception as error:  # code generation and the linker raise many kinds, none of them ours
-        words = " ".join(str(error).split())[:300]
+        words = " ".join(str(error).split())
         full = os.strerror(errno.ENOSPC)
         if full in words:  # the linker's words, with or without an OSError around them
-            next_step = "free some with `invoke clean` and run the same command again"
-            raise StorageError(f"{path.parent.parent}: {full}", next_step) from error
-        raise BuildError(f"compiling for {compiler.mcpu} failed: {words}", "see the cell's log") from error
+            raise cache.storage_error(path.parent.parent, OSError(errno.ENOSPC, full)) from error
+        raise BuildError(
+            f"compiling for {compiler.mcpu} failed: {words[:300]}", "see the cell's log"
+        ) from error
 
 
 def llvm_target(compiler: Compiler) -> tvm.target.Target:

@@ -1,4 +1,4 @@
-"""Finding the blocks of a function by the part they play, and what both schedules do to blocks of no part."""
+"""Finding the blocks of a function by the part they play, and what there is to know of one."""
 
 from __future__ import annotations
 
