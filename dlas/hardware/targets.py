@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from dlas.errors import DlasError, TargetError, did_you_mean
+from dlas import tomlfile
+from dlas.errors import TargetError
 from dlas.hardware import cpu
+from dlas.tomlfile import shown
 from dlas.values import Board, Compiler, Image, Target
 
 FOLDER = Path(__file__).resolve().parents[2] / "targets"
-SUFFIX = ".toml"
-NAME = re.compile(r"[a-z0-9_]+")
 HEAD = {"description": str, "aliases": tuple[str, ...], "protocol_id": str}
 TABLES: dict[str, type] = {"compiler": Compiler, "board": Board, "image": Image}
 DETECT = "detect"
@@ -33,7 +32,6 @@ TYPE_WORDS = {str: "a string", int: "a whole number", tuple[str, ...]: "a list o
 PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64"}
 
 Tables = dict[str, dict[str, Any]]
-Words = Collection[str]
 
 
 class Allowed(NamedTuple):
@@ -54,7 +52,7 @@ def _matching(pattern: str, words: str) -> Allowed:
 NOT_EMPTY = Allowed(bool, "any but the empty string")
 SINCE_0 = Allowed(lambda value: value >= 0, "0 and more")
 ALLOWED = {
-    "aliases": Allowed(NAME.fullmatch, "small letters, digits, underscores"),
+    "aliases": Allowed(tomlfile.NAME.fullmatch, tomlfile.NAME_RULE),
     "kind": _one_of("llvm", "opencl", "cuda"),
     "arch": _one_of(*PLATFORMS),
     "mtriple": NOT_EMPTY,
@@ -93,62 +91,20 @@ def load(name_or_path: str, detect: Callable[[], cpu.Cpu] = cpu.detect) -> Targe
 
 def known() -> tuple[Target, ...]:
     """The targets that dlas ships. One that detection fails for says why in `detected`, and has no runner."""
-    return tuple(_listed(path) for path in _shipped())
+    return tuple(_listed(path) for path in tomlfile.shipped(FOLDER).values())
 
 
 def find(name_or_path: str) -> Path:
     """The file of a target. Raises TargetError, with the names that there are and the closest one."""
-    if name_or_path.endswith(SUFFIX):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise TargetError(f"{name_or_path}: no such file", "give a target's name or the path of its file")
-        return path
-    names = _names()
-    if name_or_path not in names:
-        raise TargetError(
-            f"unknown target {name_or_path!r}, known are {', '.join(sorted(names))}",
-            did_you_mean(name_or_path, names) or f"give one of them, or a path that ends in {SUFFIX}",
-        )
-    return names[name_or_path]
-
-
-def read_toml(path: Path, error: type[DlasError]) -> dict[str, Any]:
-    """Contents of a TOML file. Raises `error`, naming file and line."""
-    try:
-        return tomllib.loads(path.read_bytes().decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-        raise error(f"{shown(path)}: not TOML: {cause}", "correct the file") from cause
-    except OSError as cause:
-        raise error(f"{shown(path)}: cannot be read: {cause.strerror}", "check its permissions") from cause
-
-
-def check_keys(
-    where: str, keys: Words, allowed: Words, needed: Words, error: type[DlasError] = TargetError
-) -> None:
-    """Refuse keys that are unknown or missing. where: file and table, for the message. Raises `error`."""
-    words = ", ".join(allowed)
-    for key in keys:
-        if key not in allowed:
-            raise error(f"{where} unknown key {key!r}, allowed: {words}", did_you_mean(key, allowed))
-    for key in needed:
-        if key not in keys:
-            raise error(f"{where} {key} is missing, the keys are {words}", "add it")
-
-
-def shown(path: Path) -> str:
-    """A file's name in messages: from the repository's root for what dlas ships, else as the user gave it."""
-    return str(path.relative_to(FOLDER.parent) if path.is_relative_to(FOLDER.parent) else path)
-
-
-def _shipped() -> list[Path]:
-    return sorted(FOLDER.glob(f"*{SUFFIX}"))
+    return tomlfile.find("target", name_or_path, _names(), TargetError)
 
 
 def _names() -> dict[str, Path]:
     """Every name and alias of the shipped targets. Raises TargetError when two files claim one."""
     names: dict[str, Path] = {}
-    for path in _shipped():
-        aliases = _value(path, "aliases", read_toml(path, TargetError).get("aliases", []), tuple[str, ...])
+    for path in tomlfile.shipped(FOLDER).values():
+        raw = tomlfile.read(path, TargetError)
+        aliases = _value(path, "aliases", raw.get("aliases", []), tuple[str, ...])
         for name in (path.stem, *aliases):
             if name in names:
                 raise _error(path, f"{name!r} is already a name of {shown(names[name])}", "choose another")
@@ -162,11 +118,10 @@ def _error(path: Path, cause: str, next_step: str = "correct the file") -> Targe
 
 def _checked(path: Path) -> Tables:
     """The tables of a target file, and as "" what stands above the first: all keys there, and well-typed."""
-    if not NAME.fullmatch(path.stem):
-        words = ALLOWED["aliases"].words
-        raise _error(path, f"names the target {path.stem!r}, allowed: {words}", "rename the file")
-    raw = read_toml(path, TargetError)
-    check_keys(f"{shown(path)}:", raw, (*HEAD, *TABLES), (*HEAD, "compiler", "board"))
+    tomlfile.check_name("target", path, TargetError)
+    raw = tomlfile.read(path, TargetError)
+    needed = (*HEAD, "compiler", "board")
+    tomlfile.check_keys(f"{shown(path)}:", raw, (*HEAD, *TABLES), needed, TargetError)
     tables: Tables = {"": {key: _value(path, key, raw[key], hint) for key, hint in HEAD.items()}}
     for name, kind in TABLES.items():
         if name in raw:
@@ -180,7 +135,7 @@ def _checked_table(path: Path, name: str, raw: Any, kind: type) -> dict[str, Any
         raise _error(path, f"{name} is not a table", f"write it as [{name}]")
     hints = get_type_hints(kind)
     required = [field.name for field in fields(kind) if field.default is MISSING]
-    check_keys(f"{shown(path)}: [{name}]", raw, hints, required)
+    tomlfile.check_keys(f"{shown(path)}: [{name}]", raw, hints, required, TargetError)
     return {key: _value(path, f"[{name}] {key}", value, hints[key]) for key, value in raw.items()}
 
 

@@ -418,7 +418,7 @@ def test_clashing_aliases_are_refused(folder: Path, alias: str) -> None:
     with pytest.raises(TargetError) as caught:
         targets.load("one")
     assert str(caught.value) == (
-        f"targets/two.toml: {alias!r} is already a name of targets/one.toml; choose another"
+        f"{folder / 'two.toml'}: {alias!r} is already a name of {folder / 'one.toml'}; choose another"
     )
 
 
