@@ -40,6 +40,18 @@ class ModelError(UsageError):
     """A model cannot be found, made or exported."""
 
 
+class DataError(DlasError):
+    """A dataset is not there, or is not what it should be."""
+
+    exit_code = 9
+
+
+class TrainingError(DlasError):
+    """A network could not be trained: a recipe that diverges, a checkpoint that does not fit."""
+
+    exit_code = 10
+
+
 class BuildError(DlasError):
     """An artifact, the runner or an image could not be built."""
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 REPEATS = 150  # PROTOCOL E1: a row with fewer samples is not publishable
 WARMUPS = 5
+IMAGES = 1000  # of the test split, at most, that accuracy is taken on
 PACKAGES = (
     "torch",
     "torchvision",
@@ -29,18 +30,54 @@ class ModelSpec:
     """Which network a cell runs.
 
     factory is `package.module:function`; called with `arguments` it returns a torch.nn.Module.
-    input_shape is (N, C, H, W).
+    input_shape is (N, C, H, W). weights: a file of the user's with a state dict, empty without one.
     """
 
     name: str
     factory: str
     input_shape: tuple[int, ...]
     arguments: tuple[tuple[str, Scalar], ...] = ()
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset that is there. path is its folder, None for one that a package carries.
+
+    sha256 tells its contents from those of another copy; `datasets.catalog.locate` says what it covers.
+    """
+
+    name: str
+    path: Path | None
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's parameters come from; known without reading them.
+
+    origin: trained (by a recipe), pretrained (TorchVision's own), given (the user's file), untrained
+    (seeded noise). path and sha256 are the file's. recipe, data_sha256 (of the data that it was
+    trained on) and seconds (that it took) are of trained ones. reason: why there are none.
+    """
+
+    origin: str
+    path: Path | None = None
+    sha256: str = ""
+    recipe: str = ""
+    data_sha256: str = ""
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether an accuracy means anything."""
+        return self.origin != "untrained"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep: what was asked for."""
+    """One point of a sweep: what was asked for. recipe: how its network is trained, empty for not at all."""
 
     dataset: str
     model: ModelSpec
@@ -50,6 +87,7 @@ class Cell:
     algorithm: str
     tuning: str
     target: str
+    recipe: str = ""
 
     @property
     def id(self) -> str:
@@ -134,6 +172,8 @@ class Artifact:
     """A compiled network in its own folder: `model.so`, `input.npy`, `oracle.npy`, `manifest.json`.
 
     ops_* count convolutions. kernels are the symbols of the compiled functions, in call order.
+    weights and weights_sha256 are origin and file of the parameters inside, as in `Weights`.
+    stage_seconds: what making it took, by stage.
     """
 
     path: Path
@@ -141,14 +181,15 @@ class Artifact:
     sha256: str  # of model.so
     data_sha256: str  # of input.npy and oracle.npy
     output_shape: tuple[int, ...]
-    trained: bool
+    weights: str
+    weights_sha256: str
     ops_total: int
     ops_as_asked: int
     ops_depthwise: int
     fallbacks: tuple[str, ...]
     kernels: tuple[str, ...]
     versions: Mapping[str, str]
-    build_seconds: float
+    stage_seconds: Mapping[str, float]
 
     @property
     def module(self) -> Path:
@@ -171,14 +212,16 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Job:
-    """What a device is asked to do: run `module` on `input`, then time it `repeats` times.
+    """What a device is asked to do: run `module` on each of `inputs`, then time it on the last of them.
 
-    output_shape bounds what is read back. observe are files of the device whose contents are wanted
-    before and after.
+    inputs: float32 (count, *shape), shape being that of the network's input; sent one at a time, so
+    that a memory-mapped array of any length will do. output_shape is that of one run and bounds
+    what is read back. repeats and warmups may both be 0: then nothing is timed. observe are files
+    of the device whose contents are wanted before and after.
     """
 
     module: Path
-    input: np.ndarray
+    inputs: np.ndarray
     output_shape: tuple[int, ...]
     threads: int
     repeats: int = REPEATS
@@ -191,12 +234,15 @@ class Job:
 class JobResult:
     """What came back from a device, checked for form but not for truth.
 
-    samples_ns, warmup_ns: int64, one per run, in order. output is the first run's; output_stable
-    says whether the run after the last sample gave the same bytes. before and after map each
-    observed file that exists to its contents.
+    outputs: float32 (count, *output_shape), in the order of the inputs. output_stable says whether
+    one more run on the last input, after the last sample, gave the same bytes as the first on it.
+    samples_ns, warmup_ns: one per run, in order; the first warm-up is the very first run.
+    before and after map each observed file that exists to its contents. run_seconds: from the
+    module's arrival to the answer; ship_seconds: all the rest but the wait for the device's lock,
+    so starting the runner, sending the module, reading the answer.
     """
 
-    output: np.ndarray
+    outputs: np.ndarray
     output_stable: bool
     warmup_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
@@ -205,6 +251,8 @@ class JobResult:
     peak_rss_bytes: int
     before: Mapping[str, str]
     after: Mapping[str, str]
+    run_seconds: float
+    ship_seconds: float
     log: str = ""
 
 
@@ -245,10 +293,51 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What accuracy is taken on, and what PyTorch makes of it.
+
+    images: float32 (n, C, H, W), memory-mapped. labels: int64 (n,). logits: float32 (n, classes),
+    those of the network in PyTorch, which took `seconds`. dataset_sha256 is `Data.sha256`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    dataset_sha256: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often an artifact is right, on the device. Fractions are of n images.
+
+    top5_fraction is None where there are too few classes for it to tell anything. predictions_sha256
+    hashes the predicted classes (int64, little-endian). reference_top1_fraction is PyTorch's on the
+    same images; differing counts images on which the artifact predicts another class than PyTorch.
+    status, reason and max_error_over_scale (of all outputs) are as in `Samples`, the seconds as in
+    `JobResult`.
+    """
+
+    status: str  # measured | wrong_output
+    reason: str
+    max_error_over_scale: float
+    top1_fraction: float
+    top5_fraction: float | None
+    n: int
+    predictions_sha256: str
+    reference_top1_fraction: float
+    differing: int
+    run_seconds: float
+    ship_seconds: float
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the results, and the schema of their Parquet: the field's type is the column's.
 
     Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
+    accuracy_reason: why there is no accuracy. stage_seconds: what each stage took, also where its
+    outcome was cached.
     """
 
     schema_version: int
@@ -275,7 +364,18 @@ class Row:
     samples_ns: list[int]
     warmup_ns: list[int]
     max_error_over_scale: float | None
+    top1_fraction: float | None
+    top5_fraction: float | None
+    top1_n: int | None
+    reference_top1_fraction: float | None
+    predictions_differing: int | None
+    predictions_sha256: str
+    accuracy_reason: str
     trained: bool | None
+    weights: str
+    weights_sha256: str
+    recipe: str
+    dataset_sha256: str
     artifact_sha256: str
     image_id: str
     threads: int
@@ -289,7 +389,7 @@ class Row:
     environment_before: dict[str, str]
     environment_after: dict[str, str]
     started_at: datetime
-    build_seconds: float | None
+    stage_seconds: dict[str, float]
     peak_rss_bytes: int | None
     inputs_key: str
     log: str
