@@ -13,6 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+STAND_IN_BASE = "dlas-base:bookworm-amd64"
+
 # Compiling takes seconds, and says nothing about the code under test.
 hypothesis.settings.register_profile("dlas", deadline=None)
 hypothesis.settings.load_profile("dlas")
@@ -80,3 +82,11 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "artifacts"
     root.mkdir(parents=True, exist_ok=True)
     return root
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    """What DLAS_BASE names, else what .ci/engine makes if it is there, else the target's own, pulled."""
+    from dlas.hardware import engine
+
+    return os.environ.get("DLAS_BASE") or (STAND_IN_BASE if engine.find_image(STAND_IN_BASE) else "")

@@ -49,13 +49,16 @@ def docker_probe_command(docker: str, image_id: str) -> list[str]:
 
 
 def container_mib(job: Job) -> tuple[int, int]:
-    """Size of the folder in memory, and of all memory: module, unpacked weights, buffers, and ample room."""
+    """Size of the folder in memory, and of all memory: module, unpacked weights, buffers, and ample room.
+
+    Of the inputs one at a time is there, and all of the outputs.
+    """
     try:
         module_bytes = job.module.stat().st_size
     except OSError as error:
         raise StorageError(f"{job.module}: {error.strerror}", "build the artifact again") from error
     module_mib = module_bytes // _MIB + 1
-    tensors_mib = (job.input.size * 4 + protocol.output_bytes(job)) // _MIB + 1
+    tensors_mib = (protocol.input_bytes(job) + protocol.outputs_bytes(job)) // _MIB + 1
     disk_mib = module_mib + 16
     return disk_mib, disk_mib + 4 * (module_mib + tensors_mib) + 512
 
@@ -79,4 +82,4 @@ def _sealed_container(docker: str) -> list[str]:
 
 def _run_arguments(folder: str, lock_file: Path, wait_s: int, job: Job) -> list[str]:
     limits = ["--timeout-s", str(math.ceil(job.timeout_s)), "--wait-s", str(wait_s)]
-    return ["run", "--dir", folder, "--lock", str(lock_file), *limits]
+    return ["serve", "--dir", folder, "--lock", str(lock_file), *limits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,10 +151,12 @@ def _clean_environment() -> dict[str, str]:
 def _run(
     target: Target, job: Job, command: Sequence[str], most_s: float, env: Mapping[str, str]
 ) -> JobResult:
-    limit_bytes = protocol.MAX_LINE_BYTES + protocol.output_bytes(job) + 1
+    limit_bytes = protocol.MAX_LINE_BYTES + protocol.outputs_bytes(job) + 1
     chunks = protocol.encode_job(job, target.board.cpu_set)
+    start_ns = time.monotonic_ns()
     ended = _answer(target, command, chunks, limit_bytes, most_s, env)
-    return protocol.parse_answer(ended.stdout, job, protocol.printable(ended.log))
+    wall_ns = time.monotonic_ns() - start_ns
+    return protocol.parse_answer(ended.stdout, job, wall_ns, protocol.printable(ended.log))
 
 
 def _probe(target: Target, command: Sequence[str], env: Mapping[str, str]) -> DeviceFacts:

@@ -1,8 +1,9 @@
 """The language of host and runner: a job is a tar archive, its answer one line of JSON and raw bytes.
 
 runtime/runner.cc is the other end. The archive (ustar) holds job.txt, model.so and input.bin, in this
-order. The JSON has no floats, and each character of its strings stands for one byte. What comes
-back is not trusted: every field is checked, and nothing but DeviceError can come of it.
+order; input.bin has the inputs one behind the other, as the raw bytes have the outputs. The JSON has no
+floats, and each character of its strings stands for one byte. What comes back is not trusted: every
+field is checked, and nothing but DeviceError can come of it.
 """
 
 from __future__ import annotations
@@ -19,24 +20,33 @@ import numpy as np
 from dlas.errors import DeviceError, StorageError
 from dlas.values import Job, JobResult
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_LINE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
 _INT64_MAX = 2**63 - 1
+_MAX_INPUTS = 1_000_000
+_MAX_INPUTS_BYTES = 8**11 - 1  # the largest member of a ustar archive
+_MAX_OUTPUTS_BYTES = 1 << 30
 
 
-def output_bytes(job: Job) -> int:
-    """Size of the network's float32 output."""
-    return math.prod(job.output_shape) * 4
+def input_bytes(job: Job) -> int:
+    """Size of one float32 input."""
+    return math.prod(job.inputs.shape[1:]) * 4
+
+
+def outputs_bytes(job: Job) -> int:
+    """Size of the network's float32 outputs, for all inputs together."""
+    return math.prod((*job.inputs.shape[:1], *job.output_shape)) * 4
 
 
 def encode_job(job: Job, cpu_set: str) -> Iterator[bytes]:
-    """The job as a tar archive, a piece at a time: model.so can be large. Raises StorageError."""
-    yield from _member("job.txt", _job_text(job, cpu_set).encode())
-    yield from _module_member(job)
-    yield from _member("input.bin", np.ascontiguousarray(job.input, "<f4").tobytes())
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    """The job as a tar archive, a piece at a time: module and inputs can be large.
+
+    Raises DeviceError at once for a job that cannot be sent, and later StorageError.
+    """
+    _check_job(job)
+    return _archive(job, _job_text(job, cpu_set).encode())
 
 
 def encode_probe(patterns: tuple[str, ...]) -> bytes:
@@ -44,23 +54,23 @@ def encode_probe(patterns: tuple[str, ...]) -> bytes:
     return "".join(f"observe={_one_line(pattern)}\n" for pattern in patterns).encode()
 
 
-def parse_answer(stdout: bytes, job: Job, log: str = "") -> JobResult:
-    """What a runner said of a job. Raises DeviceError when it is not what the protocol allows."""
+def parse_answer(stdout: bytes, job: Job, wall_ns: int, log: str = "") -> JobResult:
+    """What a runner said of a job. Raises DeviceError when it is not what the protocol allows.
+
+    wall_ns: from its start to its end.
+    """
     line, raw = _split_line(stdout)
     answer = _Fields(_parse_line(line))
     if answer.integer("protocol", _INT64_MAX) != PROTOCOL:
         _refuse(f"it does not speak protocol {PROTOCOL}")
-    output = _Fields(answer.take("output", dict))
-    if output.take("dtype", str) != "float32" or output.take("shape", list) != list(job.output_shape):
-        _refuse(f"the output is not float32 {job.output_shape}")
-    if output.integer("bytes", _INT64_MAX) != output_bytes(job) or len(raw) != output_bytes(job):
-        _refuse(f"the output has {len(raw)} bytes, {output_bytes(job)} were expected")
-    output.finish()
+    outputs = _outputs(_Fields(answer.take("output", dict)), raw, job)
     if answer.integer("threads", _INT64_MAX) != job.threads:
         _refuse(f"it did not run with {job.threads} threads")
     longest_ns = int(job.timeout_s * 1e9)
+    run_ns = answer.integer("run_ns", wall_ns)
+    wait_ns = answer.integer("wait_ns", wall_ns - run_ns, low=0)
     result = JobResult(
-        output=np.frombuffer(raw, "<f4").reshape(job.output_shape),
+        outputs=outputs,
         output_stable=answer.take("output_stable", bool),
         warmup_ns=answer.integers("warmup_ns", job.warmups, longest_ns),
         samples_ns=answer.integers("samples_ns", job.repeats, longest_ns),
@@ -69,6 +79,8 @@ def parse_answer(stdout: bytes, job: Job, log: str = "") -> JobResult:
         peak_rss_bytes=answer.integer("peak_rss_bytes", _INT64_MAX),
         before=answer.files("before"),
         after=answer.files("after"),
+        run_seconds=run_ns / 1e9,
+        ship_seconds=(wall_ns - run_ns - wait_ns) / 1e9,
         log=log,
     )
     answer.finish()
@@ -104,13 +116,38 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())[:400]
 
 
+def _check_job(job: Job) -> None:
+    """What the runner refuses too, but only once the job has been sent."""
+    inputs = job.inputs
+    if inputs.ndim == 0 or not inputs.size or len(inputs) > _MAX_INPUTS:
+        raise DeviceError(
+            f"a job cannot have inputs of shape {inputs.shape}", f"send 1 to {_MAX_INPUTS} of them"
+        )
+    if len(inputs) * input_bytes(job) > _MAX_INPUTS_BYTES or outputs_bytes(job) > _MAX_OUTPUTS_BYTES:
+        raise DeviceError(
+            f"{len(inputs)} inputs are too many for one job: they or their outputs are too long", "send fewer"
+        )
+    if (job.repeats == 0) != (job.warmups == 0):
+        raise DeviceError(
+            f"a job cannot have {job.repeats} repeats and {job.warmups} warm-ups", "make both 0 or neither"
+        )
+
+
+def _archive(job: Job, text: bytes) -> Iterator[bytes]:
+    yield _header("job.txt", len(text)) + text + _padding(len(text))
+    yield from _module_member(job)
+    yield from _input_member(job)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
 def _job_text(job: Job, cpu_set: str) -> str:
     lines = {
         "protocol": PROTOCOL,
         "device": "cpu",
         "dtype": "float32",
-        "shape": ",".join(map(str, job.input.shape)),
-        "output_bytes": output_bytes(job),
+        "inputs": len(job.inputs),
+        "shape": ",".join(map(str, job.inputs.shape[1:])),
+        "output_bytes": outputs_bytes(job) // len(job.inputs),
         "warmups": job.warmups,
         "repeats": job.repeats,
         "threads": job.threads,
@@ -136,10 +173,6 @@ def _padding(size: int) -> bytes:
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
-def _member(name: str, contents: bytes) -> Iterator[bytes]:
-    yield _header(name, len(contents)) + contents + _padding(len(contents))
-
-
 def _module_member(job: Job) -> Iterator[bytes]:
     try:
         with job.module.open("rb") as file:
@@ -153,6 +186,28 @@ def _module_member(job: Job) -> Iterator[bytes]:
     if left:
         raise StorageError(f"{job.module}: it shrank while it was read", "build the artifact again")
     yield _padding(size)
+
+
+def _input_member(job: Job) -> Iterator[bytes]:
+    """As many inputs at a time as make a chunk: the array can be larger than the memory."""
+    size = len(job.inputs) * input_bytes(job)
+    yield _header("input.bin", size)
+    step = max(1, _CHUNK_BYTES // input_bytes(job))
+    for start in range(0, len(job.inputs), step):
+        yield np.ascontiguousarray(job.inputs[start : start + step], "<f4").tobytes()
+    yield _padding(size)
+
+
+def _outputs(about: _Fields, raw: memoryview, job: Job) -> np.ndarray:
+    """float32 (count, *output_shape)."""
+    if about.take("dtype", str) != "float32" or about.take("shape", list) != list(job.output_shape):
+        _refuse(f"the output is not float32 {job.output_shape}")
+    if about.integer("count", _INT64_MAX) != len(job.inputs):
+        _refuse(f"it has not an output for each of {len(job.inputs)} inputs")
+    if about.integer("bytes", _INT64_MAX) != outputs_bytes(job) or len(raw) != outputs_bytes(job):
+        _refuse(f"the output has {len(raw)} bytes, {outputs_bytes(job)} were expected")
+    about.finish()
+    return np.frombuffer(raw, "<f4").reshape(len(job.inputs), *job.output_shape)
 
 
 def _split_line(stdout: bytes) -> tuple[bytes, memoryview]:
@@ -215,11 +270,10 @@ class _Fields:
         if self._fields:
             _refuse(f"unknown field '{one_line(next(iter(self._fields)))}'")
 
-    def integer(self, key: str, high: int) -> int:
-        """1 to high."""
+    def integer(self, key: str, high: int, low: int = 1) -> int:
         value: int = self.take(key, int)
-        if not 1 <= value <= high:
-            _refuse(f"'{key}' is not a number of 1 to {high}")
+        if not low <= value <= high:
+            _refuse(f"'{key}' is not a number of {low} to {high}")
         return value
 
     def integers(self, key: str, count: int, high: int) -> tuple[int, ...]:

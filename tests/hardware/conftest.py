@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from dlas.hardware.runner import Runner, build_runner
 from dlas.values import Board, Compiler, Image, Job, Target
 
 FEATURES = 64
-STAND_IN_BASE = "dlas-base:bookworm-amd64"
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +80,6 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def base() -> str:
-    """What DLAS_BASE names, else what .ci/engine makes if it is there, else the target's own, pulled."""
-    return os.environ.get("DLAS_BASE") or (STAND_IN_BASE if engine.find_image(STAND_IN_BASE) else "")
-
-
-@pytest.fixture(scope="session")
 def container(
     host: Target, artifacts: Path, base: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DockerDevice]:
@@ -101,13 +93,24 @@ def container(
 
 @pytest.fixture
 def job(module: Path) -> Job:
-    x = np.random.default_rng(8).standard_normal((4, FEATURES)).astype("float32")
-    return Job(module, x, (4, FEATURES), threads=2, repeats=7, warmups=3, timeout_s=30)
+    """One input, timed."""
+    return Job(module, inputs(1), (4, FEATURES), threads=2, repeats=7, warmups=3, timeout_s=30)
 
 
 @pytest.fixture
-def expected(job: Job) -> np.ndarray:
-    return np.maximum(job.input @ weight(), 0)
+def untimed(job: Job) -> Callable[[int], Job]:
+    """A job of so many inputs, each another, of which only the outputs are wanted."""
+    return lambda count: replace(job, inputs=inputs(count), repeats=0, warmups=0)
+
+
+def inputs(count: int) -> np.ndarray:
+    return np.random.default_rng(8).standard_normal((count, 4, FEATURES)).astype("float32")
+
+
+@pytest.fixture
+def expected() -> Callable[[Job], np.ndarray]:
+    """What the outputs of a job must be, but for rounding."""
+    return lambda job: np.maximum(job.inputs @ weight(), 0)
 
 
 @pytest.fixture

@@ -21,13 +21,43 @@ from dlas.hardware.device import DockerDevice, LocalDevice, device
 from dlas.hardware.runner import Runner
 from dlas.values import Job, Target
 
+Expected = Callable[[Job], np.ndarray]
+Untimed = Callable[[int], Job]
 
-def test_a_job_gives_the_output_and_every_time(local: LocalDevice, job: Job, expected: np.ndarray) -> None:
+
+def test_a_job_gives_the_output_and_every_time(local: LocalDevice, job: Job, expected: Expected) -> None:
     result = local.run(job)
-    np.testing.assert_allclose(result.output, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.outputs, expected(job), rtol=1e-5, atol=1e-5)
     assert result.output_stable
     assert (len(result.warmup_ns), len(result.samples_ns)) == (3, 7)
+    assert sum(result.warmup_ns + result.samples_ns) < result.run_seconds * 1e9
+    assert result.ship_seconds > 0
     assert list(local.scratch.iterdir()) == []
+
+
+def test_each_input_has_its_own_output(local: LocalDevice, untimed: Untimed, expected: Expected) -> None:
+    job = untimed(3)
+    result = local.run(job)
+    np.testing.assert_allclose(result.outputs, expected(job), rtol=1e-5, atol=1e-5)
+    assert result.output_stable  # compared with that of the last input
+    assert result.warmup_ns == result.samples_ns == ()
+
+
+def test_the_last_of_several_inputs_is_timed(local: LocalDevice, job: Job, untimed: Untimed) -> None:
+    result = local.run(replace(untimed(3), repeats=job.repeats, warmups=job.warmups))
+    assert result.output_stable
+    assert (len(result.warmup_ns), len(result.samples_ns)) == (3, 7)
+    assert result.outputs.tobytes() == local.run(untimed(3)).outputs.tobytes()
+
+
+def test_thousands_of_inputs_need_memory_for_their_outputs_only(
+    local: LocalDevice, untimed: Untimed, expected: Expected
+) -> None:
+    job = replace(untimed(20_000), threads=1)
+    result = local.run(job)
+    np.testing.assert_allclose(result.outputs, expected(job), rtol=1e-4, atol=1e-4)
+    more_bytes = result.peak_rss_bytes - local.run(replace(untimed(1), threads=1)).peak_rss_bytes
+    assert more_bytes < result.outputs.nbytes + job.inputs.nbytes // 2
 
 
 def test_one_warm_up_is_the_run_that_gave_the_output(local: LocalDevice, job: Job) -> None:
@@ -91,9 +121,9 @@ def liar(local: LocalDevice, tmp_path: Path) -> Liar:
 HONEST = """
 import json, os, signal, sys, time
 answer = {
-    "protocol": 1, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
-    "output": {"shape": [4, 64], "dtype": "float32", "bytes": 1024},
-    "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {},
+    "protocol": 2, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
+    "output": {"count": 1, "shape": [4, 64], "dtype": "float32", "bytes": 1024},
+    "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
 }
 def say(answer, raw=bytes(1024), code=0):
     sys.stdin.buffer.read()
@@ -115,6 +145,8 @@ def test_the_liar_can_tell_the_truth(liar: Liar, job: Job) -> None:
         ("say(answer, bytes(3 << 20))", "longer than"),
         ("say(answer | {'samples_ns': [float('nan')] * 7})", "not the JSON"),
         ("say(answer | {'samples_ns': [1] * 150})", "150 entries, 7 were asked"),
+        ("say(answer | {'run_ns': 100 * 10**9})", "'run_ns' is not a number of 1 to"),
+        ("say(answer | {'wait_ns': 100 * 10**9})", "'wait_ns' is not a number of 0 to"),
         ("print('hello')", "not the JSON"),
         ("pass", "no first line"),
         ("while True: os.write(1, bytes(1 << 16))", "longer than"),
@@ -252,7 +284,7 @@ def test_the_container_command(host: Target, job: Job) -> None:
         "--pids-limit=64",
         "--volume=/tmp/dlas-0:/lock:ro",
         "sha256:abc",
-        "run",
+        "serve",
         "--dir",
         "/job",
         "--lock",
@@ -293,7 +325,7 @@ def test_the_local_command(job: Job) -> None:
     command = commands.local_run_command(Path("/r/runner"), "/jobs/1", Path("/l"), 3, short)
     assert command == [
         "/r/runner",
-        "run",
+        "serve",
         "--dir",
         "/jobs/1",
         "--lock",
@@ -303,6 +335,15 @@ def test_the_local_command(job: Job) -> None:
         "--wait-s",
         "3",
     ]
+
+
+def test_a_container_has_memory_for_one_input_and_all_outputs(job: Job) -> None:
+    images = replace(job, inputs=np.broadcast_to(np.float32(0), (1000, 1, 3, 224, 224)))
+    one = replace(images, inputs=images.inputs[:1])
+    assert commands.container_mib(one) == (17, 17 + 4 * 2 + 512)
+    assert commands.container_mib(replace(images, output_shape=(1, 8))) == commands.container_mib(one)
+    large = replace(images, output_shape=(1, 256, 1024))  # 1000 MiB of outputs
+    assert commands.container_mib(large) == (17, 17 + 4 * (1 + 1001) + 512)
 
 
 @pytest.mark.parametrize(
@@ -342,12 +383,23 @@ def test_without_an_engine_auto_is_local_and_docker_an_error(host: Target, artif
 
 @pytest.mark.docker
 def test_a_container_gives_what_the_machine_gives(
-    container: DockerDevice, local: LocalDevice, job: Job, expected: np.ndarray
+    container: DockerDevice, local: LocalDevice, job: Job, expected: Expected
 ) -> None:
     result = container.run(job)
-    np.testing.assert_allclose(result.output, expected, rtol=1e-5, atol=1e-5)
-    assert result.output.tobytes() == local.run(job).output.tobytes()
+    np.testing.assert_allclose(result.outputs, expected(job), rtol=1e-5, atol=1e-5)
+    assert result.outputs.tobytes() == local.run(job).outputs.tobytes()
     assert (len(result.warmup_ns), len(result.samples_ns), result.threads) == (3, 7, 2)
+    assert result.run_seconds > 0 < result.ship_seconds
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("count", [3, 3000])
+def test_each_input_has_its_own_output_in_a_container(
+    container: DockerDevice, untimed: Untimed, expected: Expected, count: int
+) -> None:
+    result = container.run(untimed(count))
+    np.testing.assert_allclose(result.outputs, expected(untimed(count)), rtol=1e-4, atol=1e-4)
+    assert result.output_stable
 
 
 @pytest.mark.docker

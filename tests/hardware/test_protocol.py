@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +20,24 @@ from dlas.errors import DeviceError, StorageError
 from dlas.hardware import protocol
 from dlas.values import Job
 
-JOB = Job(Path("model.so"), np.zeros((1, 2), "float32"), (1, 3), threads=2, repeats=4, warmups=2, timeout_s=1)
-RAW = np.array([1, np.nan, -np.inf], "<f4").tobytes()
+JOB = Job(
+    Path("model.so"), np.zeros((2, 1, 2), "float32"), (1, 3), threads=2, repeats=4, warmups=2, timeout_s=1
+)
+RAW = np.array([1, np.nan, -np.inf, 2, 3, 4], "<f4").tobytes()
+WALL_NS = 10**9
 ANSWER: dict[str, Any] = {
-    "protocol": 1,
+    "protocol": 2,
     "samples_ns": [4, 3, 2, 1],
     "warmup_ns": [9, 8],
-    "output": {"shape": [1, 3], "dtype": "float32", "bytes": 12},
+    "output": {"count": 2, "shape": [1, 3], "dtype": "float32", "bytes": 24},
     "output_stable": True,
     "threads": 2,
     "cpu_set": "0-3,6",
     "peak_rss_bytes": 4096,
     "before": {"/proc/x": "gr\u00c3\u00bcn\n"},
     "after": {},
+    "wait_ns": 300_000_000,
+    "run_ns": 500_000_000,
 }
 
 
@@ -42,8 +48,8 @@ def encoded(answer: object, raw: bytes = RAW) -> bytes:
 def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> None:
     module = tmp_path / "model.so"
     module.write_bytes(bytes(range(256)) * 5000)
-    six = np.arange(6.0, dtype="float32").reshape(2, 3)
-    job = replace(JOB, module=module, input=six, observe=("/a", "/b*"))
+    twelve = np.arange(12.0, dtype="float32").reshape(2, 2, 3)
+    job = replace(JOB, module=module, inputs=twelve, observe=("/a", "/b*"))
     chunks = list(protocol.encode_job(job, "0-1"))
     assert b"".join(protocol.encode_job(job, "0-1")) == b"".join(chunks)
     assert max(map(len, chunks)) <= 1 << 20
@@ -51,11 +57,12 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
         contents = {info.name: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
     assert list(contents) == ["job.txt", "model.so", "input.bin"]
     assert contents["model.so"] == module.read_bytes()
-    assert np.frombuffer(contents["input.bin"], "<f4").tolist() == [0, 1, 2, 3, 4, 5]
+    assert np.frombuffer(contents["input.bin"], "<f4").tolist() == list(range(12))
     assert contents["job.txt"].decode().splitlines() == [
-        "protocol=1",
+        "protocol=2",
         "device=cpu",
         "dtype=float32",
+        "inputs=2",
         "shape=2,3",
         "output_bytes=12",
         "warmups=2",
@@ -70,10 +77,50 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
 def test_an_input_in_another_layout_or_type_is_sent_as_contiguous_float32(tmp_path: Path) -> None:
     module = tmp_path / "model.so"
     module.write_bytes(b"x")
-    transposed = np.arange(6.0).reshape(2, 3).T
-    archive = b"".join(protocol.encode_job(replace(JOB, module=module, input=transposed), ""))
+    transposed = np.arange(6.0).reshape(1, 2, 3).transpose(0, 2, 1)
+    archive = b"".join(protocol.encode_job(replace(JOB, module=module, inputs=transposed), ""))
     assert np.array([0, 3, 1, 4, 2, 5], "<f4").tobytes() in archive
-    assert b"shape=3,2\n" in archive
+    assert b"inputs=1\nshape=3,2\n" in archive
+
+
+@pytest.mark.parametrize("shape", [(256, 512, 1024), (1 << 17, 1024)])
+def test_inputs_of_any_length_are_sent_in_small_pieces(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    module = tmp_path / "model.so"
+    module.write_bytes(b"x")
+    half_a_gibibyte = np.broadcast_to(np.float32(1), shape)
+    tracemalloc.start()
+    try:
+        lengths = list(map(len, protocol.encode_job(replace(JOB, module=module, inputs=half_a_gibibyte), "")))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert sum(lengths) > 512 << 20
+    assert len(lengths) < 1000  # and not one for each input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": np.float32(1)}, r"inputs of shape \(\)"),
+        ({"inputs": np.zeros((0, 2), "float32")}, r"inputs of shape \(0, 2\); send 1 to 1000000"),
+        ({"inputs": np.zeros((2, 0), "float32")}, r"inputs of shape \(2, 0\)"),
+        ({"inputs": np.broadcast_to(np.float32(1), (1_000_001, 1))}, "inputs of shape"),
+        ({"inputs": np.broadcast_to(np.float32(1), (1 << 13, 1 << 18))}, "8192 inputs are too many"),
+        ({"inputs": np.zeros((1 << 14, 1), "float32"), "output_shape": (1 << 14, 1)}, None),
+        ({"inputs": np.zeros((1 << 14, 1), "float32"), "output_shape": ((1 << 14) + 1,)}, "too many"),
+        ({"repeats": 0}, "0 repeats and 2 warm-ups; make both 0"),
+        ({"warmups": 0}, "4 repeats and 0 warm-ups; make both 0"),
+        ({"repeats": 0, "warmups": 0}, None),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_before_it_is_sent(
+    change: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        assert next(protocol.encode_job(replace(JOB, **change), ""))
+        return
+    with pytest.raises(DeviceError, match=message):
+        protocol.encode_job(replace(JOB, **change), "")
 
 
 def test_a_module_that_is_not_there_is_a_storage_error() -> None:
@@ -83,24 +130,36 @@ def test_a_module_that_is_not_there_is_a_storage_error() -> None:
 
 def test_a_line_break_cannot_add_a_line_to_the_job(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="line break"):
-        list(protocol.encode_job(replace(JOB, observe=("/a\nthreads=9",)), ""))
+        protocol.encode_job(replace(JOB, observe=("/a\nthreads=9",)), "")
 
 
 def test_a_good_answer_is_taken_as_it_is() -> None:
-    result = protocol.parse_answer(encoded(ANSWER), JOB, "a log")
-    assert result.output.shape == (1, 3)
-    assert result.output.tobytes() == RAW  # NaN and infinity too: judging the output is not the device's part
+    result = protocol.parse_answer(encoded(ANSWER), JOB, WALL_NS, "a log")
+    assert (result.outputs.shape, result.outputs.dtype) == ((2, 1, 3), np.float32)
+    assert (
+        result.outputs.tobytes() == RAW
+    )  # NaN and infinity too: judging the output is not the device's part
     assert result.samples_ns == (4, 3, 2, 1)
     assert result.warmup_ns == (9, 8)
     assert result.before == {"/proc/x": "grün\n"}
     assert (result.output_stable, result.threads, result.cpu_set) == (True, 2, "0-3,6")
+    assert (result.run_seconds, result.ship_seconds) == (0.5, 0.2)
     assert result.log == "a log"
+
+
+def test_an_answer_without_a_wait_and_without_times_is_taken() -> None:
+    untimed = replace(JOB, repeats=0, warmups=0)
+    answer = encoded(ANSWER | {"samples_ns": [], "warmup_ns": [], "wait_ns": 0, "run_ns": WALL_NS})
+    result = protocol.parse_answer(answer, untimed, WALL_NS)
+    assert (result.samples_ns, result.warmup_ns, result.ship_seconds) == ((), (), 0.0)
+    with pytest.raises(DeviceError, match="has 2 entries, 0"):
+        protocol.parse_answer(encoded(ANSWER), untimed, WALL_NS)
 
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no field": (lambda a: a.pop("threads"), "'threads' is missing"),
     "a field too many": (lambda a: a.update(run_this="rm"), "unknown field 'run_this'"),
-    "another protocol": (lambda a: a.update(protocol=2), "protocol 1"),
+    "another protocol": (lambda a: a.update(protocol=1), "protocol 2"),
     "too few samples": (lambda a: a["samples_ns"].pop(), "has 3 entries, 4"),
     "too many warm-ups": (lambda a: a["warmup_ns"].append(1), "has 3 entries, 2"),
     "no time at all": (lambda a: a.update(samples_ns=[1, 2, 3, 0]), "what is not a time"),
@@ -118,7 +177,14 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "true for one": (lambda a: a.update(output_stable=1), "'output_stable' is missing or not of type bool"),
     "another shape": (lambda a: a["output"].update(shape=[3, 1]), r"not float32 \(1, 3\)"),
     "another type": (lambda a: a["output"].update(dtype="int32"), "not float32"),
-    "another size": (lambda a: a["output"].update(bytes=8), "12 were expected"),
+    "another size": (lambda a: a["output"].update(bytes=12), "24 were expected"),
+    "outputs too few": (lambda a: a["output"].update(count=1), "for each of 2 inputs"),
+    "no count of outputs": (lambda a: a["output"].pop("count"), "'count' is missing"),
+    "a run of no time": (lambda a: a.update(run_ns=0), "'run_ns' is not"),
+    "a run longer than the answer took": (lambda a: a.update(run_ns=WALL_NS + 1), "'run_ns' is not"),
+    "a negative wait": (lambda a: a.update(wait_ns=-1), "'wait_ns' is not a number of 0 to 500000000"),
+    "a wait longer than what is left": (lambda a: a.update(wait_ns=WALL_NS // 2 + 1), "'wait_ns' is not"),
+    "true for a wait": (lambda a: a.update(wait_ns=True), "'wait_ns' is missing or not of type int"),
     "more in the output": (lambda a: a["output"].update(pickle="x"), "unknown field 'pickle'"),
     "no output": (lambda a: a.update(output=None), "'output' is missing"),
     "not CPUs": (lambda a: a.update(cpu_set="all; rm -r"), "not a list of CPUs"),
@@ -133,7 +199,7 @@ def test_a_lie_is_found_out(name: str) -> None:
     answer = json.loads(json.dumps(ANSWER))
     change(answer)
     with pytest.raises(DeviceError, match=message):
-        protocol.parse_answer(encoded(answer), JOB)
+        protocol.parse_answer(encoded(answer), JOB, WALL_NS)
 
 
 @pytest.mark.parametrize(
@@ -145,18 +211,18 @@ def test_a_lie_is_found_out(name: str) -> None:
         (b"\n" + RAW, "not the JSON"),
         (b"[]\n" + RAW, "not a JSON object"),
         (b"[" * 500_000 + b"\n", "not the JSON"),
-        (b'{"protocol": 1, "protocol": 1}\n', "a key is there twice"),
+        (b'{"protocol": 2, "protocol": 2}\n', "a key is there twice"),
         (b'{"a": "\xff"}\n', "not the JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "not the JSON"),
-        (encoded(ANSWER, RAW[:-1]), "11 bytes, 12 were expected"),
-        (encoded(ANSWER, RAW + b"\0"), "13 bytes, 12 were expected"),
-        (encoded(ANSWER, b""), "0 bytes, 12 were expected"),
+        (encoded(ANSWER, RAW[:-1]), "23 bytes, 24 were expected"),
+        (encoded(ANSWER, RAW + b"\0"), "25 bytes, 24 were expected"),
+        (encoded(ANSWER, b""), "0 bytes, 24 were expected"),
         (encoded({"error": "but it ended with 0"}), "'protocol' is missing"),
     ],
 )
 def test_what_is_not_the_protocol_is_refused(stdout: bytes, message: str) -> None:
     with pytest.raises(DeviceError, match=message):
-        protocol.parse_answer(stdout, JOB)
+        protocol.parse_answer(stdout, JOB, WALL_NS)
 
 
 json_values = st.recursive(
@@ -169,7 +235,7 @@ json_values = st.recursive(
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(DeviceError):
-        protocol.parse_answer(noise, JOB)
+        protocol.parse_answer(noise, JOB, WALL_NS)
     assert isinstance(protocol.parse_error(noise), str)
 
 
@@ -177,11 +243,12 @@ def test_noise_is_refused(noise: bytes) -> None:
 def test_any_value_in_any_field_is_taken_or_refused(key: str, value: object) -> None:
     answer = encoded(ANSWER | {key: value})
     try:
-        result = protocol.parse_answer(answer, JOB)
+        result = protocol.parse_answer(answer, JOB, WALL_NS)
     except DeviceError:
         return
     assert len(result.samples_ns) == JOB.repeats
     assert all(type(sample) is int and sample > 0 for sample in result.samples_ns)
+    assert result.run_seconds > 0 <= result.ship_seconds
     for text in (*result.before, *result.before.values(), *result.after, *result.after.values()):
         text.encode()
 
@@ -195,11 +262,11 @@ def test_what_a_device_says_cannot_drive_a_terminal() -> None:
 
 
 def test_a_probe_answer_is_files_by_path() -> None:
-    assert protocol.parse_probe(b'{"protocol": 1, "files": {"/a": "b"}}\n') == {"/a": "b"}
+    assert protocol.parse_probe(b'{"protocol": 2, "files": {"/a": "b"}}\n') == {"/a": "b"}
 
 
 @pytest.mark.parametrize(
-    "bad", ["1}\n", '1, "files": {}}\nx', '1, "files": {"a": 1}}\n', '2, "files": {}}\n']
+    "bad", ["2}\n", '2, "files": {}}\nx', '2, "files": {"a": 1}}\n', '1, "files": {}}\n']
 )
 def test_a_bad_probe_answer_is_refused(bad: str) -> None:
     with pytest.raises(DeviceError):

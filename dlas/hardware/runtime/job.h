@@ -11,15 +11,17 @@
 
 namespace dlas {
 
-constexpr int64_t kProtocol = 1;
-constexpr int64_t kMaxTensorBytes = int64_t{1} << 30;
+constexpr int64_t kProtocol = 2;
+constexpr int64_t kMaxTensorBytes = int64_t{1} << 30;  // one input, or all outputs
+constexpr int64_t kMaxInputs = 1000000;
 constexpr int64_t kMaxRuns = 10000;  // keeps the answer's first line under 1 MiB
 constexpr int64_t kMaxThreads = 1024;
 
 struct Job {
-  std::vector<int64_t> shape;  // of the input, float32
-  int64_t input_bytes = 0;
-  int64_t output_bytes = 0;
+  int64_t inputs = 0;
+  std::vector<int64_t> shape;  // of one input, float32
+  int64_t input_bytes = 0;     // of one
+  int64_t output_bytes = 0;    // of one run
   int64_t warmups = 0;
   int64_t repeats = 0;
   int64_t threads = 0;
@@ -82,14 +84,18 @@ inline Job parse_job(const std::string& text) {
   number("protocol", kProtocol, kProtocol);
   if (take("device") != "cpu") throw Failure("job.txt: this runner has only the device cpu");
   if (take("dtype") != "float32") throw Failure("job.txt: this runner takes only float32");
+  job.inputs = number("inputs", 1, kMaxInputs);
   job.input_bytes = 4;
   for (const std::string& extent : split(take("shape"), ',')) {
     job.shape.push_back(parse_number("job.txt: shape", extent, 1, kMaxTensorBytes / job.input_bytes));
     job.input_bytes *= job.shape.back();
   }
-  job.output_bytes = number("output_bytes", 0, kMaxTensorBytes);
-  job.warmups = number("warmups", 1, kMaxRuns);
-  job.repeats = number("repeats", 1, kMaxRuns);
+  job.output_bytes = number("output_bytes", 0, kMaxTensorBytes / job.inputs);
+  job.warmups = number("warmups", 0, kMaxRuns);
+  job.repeats = number("repeats", 0, kMaxRuns);
+  if ((job.warmups == 0) != (job.repeats == 0)) {
+    throw Failure("job.txt: warmups and repeats are both 0 or neither is");
+  }
   job.threads = number("threads", 1, kMaxThreads);
   job.cpus = take("cpus");
   if (!values.empty()) throw Failure("job.txt: unknown key '" + values.begin()->first + "'");

@@ -1,4 +1,4 @@
-// A compiled network in TVM's Relax virtual machine, with its input bound.
+// A compiled network in TVM's Relax virtual machine, with its input bound: it runs on what is in there.
 #pragma once
 
 #include <tvm/ffi/container/tensor.h>
@@ -59,7 +59,7 @@ class Network {
     run_ = get(vm_, kBound);
   }
 
-  Output run(int64_t max_bytes) const {
+  Output run(int64_t expected_bytes) const {
     ffi::Any result = run_();
     auto tensor = result.as<ffi::Tensor>();
     if (!tensor) throw Failure("the network gives " + result.GetTypeKey() + ", not one tensor");
@@ -71,9 +71,9 @@ class Network {
       throw Failure("the network's output is not one block of the CPU's memory");
     }
     int64_t bytes = static_cast<int64_t>(ffi::GetDataSize(*tensor));
-    if (bytes > max_bytes) {
+    if (bytes != expected_bytes) {
       throw Failure("the network's output has " + std::to_string(bytes) + " bytes, " +
-                    std::to_string(max_bytes) + " were expected");
+                    std::to_string(expected_bytes) + " were expected");
     }
     const char* data = static_cast<const char*>(tensor->data_ptr()) + tensor->byte_offset();
     auto shape = tensor->shape();

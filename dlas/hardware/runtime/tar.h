@@ -19,7 +19,8 @@ class TarReader {
     uint64_t bytes;
   };
 
-  explicit TarReader(int fd) : fd_(fd) {}
+  // first: the byte of the archive that has been read already.
+  TarReader(int fd, char first) : fd_(fd), head_(1, first) {}
 
   // False at the end of the archive, which is two blocks of zeros.
   bool next(Member* member) {
@@ -68,7 +69,11 @@ class TarReader {
   static constexpr size_t kBlock = 512;
 
   void fill(char* out, size_t size) {
-    if (read_up_to(fd_, out, size) != size) throw Failure("tar: the archive ends early");
+    size_t known = head_.copy(out, size);
+    head_.erase(0, known);
+    if (read_up_to(fd_, out + known, size - known) != size - known) {
+      throw Failure("tar: the archive ends early");
+    }
   }
 
   static bool is_zero(const char* block) {
@@ -99,6 +104,7 @@ class TarReader {
   }
 
   int fd_;
+  std::string head_;
   uint64_t left_ = 0;
   size_t padding_ = 0;
 };
