@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlas.errors import ModelError
-from dlas.models import vision
+from dlas.models import imagenet, vision
 from dlas.models.sources import include_working_directory, split_factory
-from dlas.values import ModelSpec
+from dlas.models.weights import file_sha256
+from dlas.values import ModelSpec, Weights
+
+_SAME_WITHIN = 1e-3  # of the output's scale: what another machine's arithmetic stays far below
 
 
 @dataclass(frozen=True)
@@ -24,33 +28,61 @@ class Model:
     """A network ready to export: module in eval mode, and what it must compute.
 
     input and output are float32; output is the oracle that compiled code is compared with.
-    trained is true only where this package trained or fetched the weights.
     """
 
     module: nn.Module
     input: np.ndarray
     output: np.ndarray
-    trained: bool
 
 
-def load(spec: ModelSpec) -> Model:
-    """Make the network with seeded weights, an input of standard-normal noise, and the oracle output.
+def load(spec: ModelSpec, weights: Weights) -> Model:
+    """Make the network with its parameters, an input of standard-normal noise, and the oracle output.
 
-    Batch norms that were never trained get statistics that fit the data and differ by channel, so that
-    every layer matters to the output; those with statistics of their own are left alone. The same spec
-    gives the same model on the same version of PyTorch. Raises ModelError.
+    Without weights, parameters are drawn, and batch norms get statistics that fit the data and differ by
+    channel, so that every layer matters to the output; those with statistics of their own are left alone.
+    The same spec and weights give the same model on the same version of PyTorch. Raises ModelError, also
+    when the file is not the one that `weights` was found with, or when a network that was trained here
+    no longer computes what it did then.
     """
     seed = _seed(spec)
-    array = np.random.default_rng(seed).standard_normal(_checked_shape(spec), dtype=np.float32)
+    array = noise(spec)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        module = _make(spec).eval()
-        first = _settle_batch_norms(spec, module, array)
+        if weights.trained:
+            module, expected = _filled(spec, weights)
+            first = _forward(spec, module.eval(), array)
+        else:
+            module, expected = make(spec).eval(), None
+            first = _settle_batch_norms(spec, module, array)
         output = _forward(spec, module, array)
     if not np.allclose(first, output, rtol=1e-4, atol=1e-4 * float(np.abs(output).max())):
         cause = f"model {spec.name}: two runs on one input differ"
         raise ModelError(cause, "remove what is random or keeps state in forward")
-    return Model(module, array, output, trained=False)
+    if expected is not None and not _alike(output, expected):
+        cause = f"model {spec.name}: the network's definition has changed since {weights.path} was trained"
+        raise ModelError(cause, "train it again with `invoke train --force`, or undo the change")
+    return Model(module, array, output)
+
+
+def predict(module: nn.Module, images: np.ndarray, batch: int = 16) -> np.ndarray:
+    """float32 logits (n, classes) of float32 images (n, C, H, W), which may be memory-mapped."""
+    module.eval()
+    starts = range(0, len(images), batch)
+    with torch.no_grad():
+        return np.concatenate(
+            [module(torch.from_numpy(np.array(images[i : i + batch]))).numpy() for i in starts]
+        )
+
+
+def noise(spec: ModelSpec) -> np.ndarray:
+    """The input that a network's oracle is computed for: float32, of its input_shape. Raises ModelError."""
+    return np.random.default_rng(_seed(spec)).standard_normal(_checked_shape(spec), dtype=np.float32)
+
+
+def probe(spec: ModelSpec, module: nn.Module) -> np.ndarray:
+    """What a network computes for `noise`: float32. Puts it into eval mode. Raises ModelError."""
+    with torch.no_grad():
+        return _forward(spec, module.eval(), noise(spec))
 
 
 def _seed(spec: ModelSpec) -> int:
@@ -68,8 +100,8 @@ def _checked_shape(spec: ModelSpec) -> tuple[int, ...]:
     return spec.input_shape
 
 
-def _make(spec: ModelSpec) -> nn.Module:
-    """Import the factory's module and call the factory: both run code that may raise anything."""
+def make(spec: ModelSpec) -> nn.Module:
+    """The network as its factory makes it: with what it starts training with. Raises ModelError."""
     include_working_directory()
     vision.name_operators()
     module_name, function_name = split_factory(spec)
@@ -93,6 +125,50 @@ def _make(spec: ModelSpec) -> nn.Module:
         cause = f"model {spec.name}: {spec.factory} returned {type(module).__name__}"
         raise ModelError(cause, "return a torch.nn.Module")
     return module
+
+
+def _filled(spec: ModelSpec, weights: Weights) -> tuple[nn.Module, np.ndarray | None]:
+    """The network with the parameters of a file; and what it computed when it was trained, if known."""
+    path = weights.path
+    if path is None or not path.is_file() or file_sha256(path) != weights.sha256:
+        cause = f"model {spec.name}: {path} is not the file that was found before"
+        raise ModelError(cause, "run the same command again")
+    unreadable = "give a state dict that torch.save wrote"
+    try:
+        if weights.origin == "pretrained":
+            return imagenet.pretrained(spec.factory, path), None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling and TorchVision's loader may raise anything
+        raise _failure(spec, f"{path} cannot be read", error, unreadable) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"model {spec.name}: {path} is no state dict", unreadable)
+    module = make(spec)
+    _fill(spec, module, state, path)
+    probed = content.get("probe") if weights.origin == "trained" else None
+    return module, None if probed is None else probed.numpy()
+
+
+def _fill(spec: ModelSpec, module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        names = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of tensors that have other sizes; the first line only says so
+        what = str(error).splitlines()[-1].strip()
+    else:
+        lacks, brings = names.missing_keys, names.unexpected_keys
+        if not lacks and not brings:
+            return
+        what = f"it lacks {lacks[0]}" if lacks else f"the network has no {brings[0]}"
+        what += f" ({len(lacks)} missing, {len(brings)} unexpected)"
+    cause = f"model {spec.name}: {path} does not fit: {what}"
+    raise ModelError(cause, "give the weights of this network, or correct its arguments")
+
+
+def _alike(output: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two outputs differ by no more than machines do."""
+    if output.shape != expected.shape:
+        return False
+    return bool(np.abs(output - expected).max() <= _SAME_WITHIN * np.abs(expected).max())
 
 
 def _settle_batch_norms(spec: ModelSpec, module: nn.Module, array: np.ndarray) -> np.ndarray:

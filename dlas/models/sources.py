@@ -13,6 +13,8 @@ from dlas.errors import ModelError
 from dlas.values import ModelSpec
 
 OWN = Path(__file__).parent
+# How parameters are come by: their own hash tells what came of it.
+TRAINING = {"checkpoint.py", "learner.py", "recipe.py", "train.py", "trainer.py", "weights.py"}
 
 
 def split_factory(spec: ModelSpec) -> tuple[str, str]:
@@ -27,7 +29,7 @@ def split_factory(spec: ModelSpec) -> tuple[str, str]:
 
 
 def source_files(spec: ModelSpec) -> tuple[Path, ...]:
-    """The files whose contents define the network, sorted: all of `dlas.models`, and the user's own.
+    """The files whose contents define the network, sorted: ours but for training, and the user's own.
 
     The user's own are the factory's module and, as far as import statements tell, what it imports of
     what is not installed. If that module is itself an installed one, they are all modules of its package.
@@ -35,7 +37,7 @@ def source_files(spec: ModelSpec) -> tuple[Path, ...]:
     """
     include_working_directory()
     module, _ = split_factory(spec)
-    files = set(OWN.rglob("*.py"))
+    files = {path for path in OWN.rglob("*.py") if path.name not in TRAINING}
     if not module.startswith(f"{__package__}."):
         files |= _user_files(spec, module)
     return tuple(sorted(files))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,12 @@ import torch
 from torch import nn
 
 from dlas.errors import ModelError
-from dlas.models.loading import Model, load
-from dlas.values import ModelSpec
+from dlas.models.loading import Model, load, predict
+from dlas.models.mobilenet import mobilenetv1
+from dlas.values import ModelSpec, Weights
 
 NETWORKS = {"resnet18": "resnet", "vgg16": "vgg", "mobilenetv1": "mobilenet", "mobilenetv2": "mobilenet"}
+UNTRAINED = Weights("untrained")
 TINY = ModelSpec("tiny", "dlas.models.mobilenet:mobilenetv1", (1, 3, 32, 32), (("width", 1),))
 
 
@@ -28,7 +33,7 @@ def spec_of(name: str) -> ModelSpec:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def model(request: pytest.FixtureRequest) -> Model:
-    return load(spec_of(request.param))
+    return load(spec_of(request.param), UNTRAINED)
 
 
 def change(model: Model, output: torch.Tensor) -> float:
@@ -43,7 +48,6 @@ def run(module: nn.Module, array: np.ndarray) -> torch.Tensor:
 
 def test_a_model_is_its_module_and_what_it_computes(model: Model) -> None:
     assert not model.module.training
-    assert not model.trained
     assert (model.input.shape, model.input.dtype) == ((1, 3, 32, 32), np.float32)
     assert (model.output.shape, model.output.dtype) == ((1, 10), np.float32)
     assert change(model, run(model.module, model.input)) == 0
@@ -91,26 +95,27 @@ def test_batch_norms_are_far_enough_from_neutral_for_a_mistake_to_show(model: Mo
 
 def test_the_same_spec_gives_the_same_model_and_leaves_torch_alone() -> None:
     state = torch.random.get_rng_state()
-    first, second = load(TINY), load(ModelSpec("renamed", TINY.factory, TINY.input_shape, TINY.arguments))
+    renamed = ModelSpec("renamed", TINY.factory, TINY.input_shape, TINY.arguments)
+    first, second = load(TINY, UNTRAINED), load(renamed, UNTRAINED)
     assert torch.equal(state, torch.random.get_rng_state())
     assert np.array_equal(first.input, second.input)
     assert np.array_equal(first.output, second.output)
     weights = second.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in first.module.state_dict().items())
-    wider = load(ModelSpec("tiny", TINY.factory, TINY.input_shape, (("width", 2),)))
+    wider = load(ModelSpec("tiny", TINY.factory, TINY.input_shape, (("width", 2),)), UNTRAINED)
     assert not np.array_equal(first.input, wider.input)
 
 
 def test_the_seed_does_not_depend_on_the_process() -> None:
     code = (
-        "from dlas.models.loading import load; from dlas.values import ModelSpec; "
-        f"print(load({TINY!r}).input.tobytes().hex()[:64])"
+        "from dlas.models.loading import load; from dlas.values import ModelSpec, Weights; "
+        f"print(load({TINY!r}, {UNTRAINED!r}).input.tobytes().hex()[:64])"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     answer = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert answer.stdout.strip() == load(TINY).input.tobytes().hex()[:64]
+    assert answer.stdout.strip() == load(TINY, UNTRAINED).input.tobytes().hex()[:64]
 
 
 NET = """
@@ -179,19 +184,19 @@ SHAPE = (1, 3, 5, 5)
 
 def test_a_module_of_the_working_directory_is_found(write: Callable[[str, str], Path]) -> None:
     write("own_net.py", NET)
-    model = load(ModelSpec("own", "own_net:conv", SHAPE, (("channels", 7),)))
+    model = load(ModelSpec("own", "own_net:conv", SHAPE, (("channels", 7),)), UNTRAINED)
     assert model.output.shape == (1, 7, 3, 3)
 
 
 @pytest.mark.parametrize("function", ["without_statistics", "without_affine", "single_pixel", "lazy"])
 def test_other_batch_norms_load(write: Callable[[str, str], Path], function: str) -> None:
     write("own_net.py", NET)
-    assert load(ModelSpec("own", f"own_net:{function}", SHAPE)).output.shape[1] == 4
+    assert load(ModelSpec("own", f"own_net:{function}", SHAPE), UNTRAINED).output.shape[1] == 4
 
 
 def test_statistics_that_a_module_brings_are_kept(write: Callable[[str, str], Path]) -> None:
     write("own_net.py", NET)
-    norm = load(ModelSpec("own", "own_net:trained", SHAPE)).module
+    norm = load(ModelSpec("own", "own_net:trained", SHAPE), UNTRAINED).module
     assert isinstance(norm, nn.BatchNorm2d)
     assert (norm.running_mean == 0.25).all()
     assert (norm.weight == 1).all()
@@ -223,7 +228,7 @@ def test_what_cannot_be_loaded_says_why_in_one_line(
     write("own_net.py", NET)
     write("own_broken.py", "1 / 0")
     with pytest.raises(ModelError, match=message) as caught:
-        load(ModelSpec("mine", factory, SHAPE))
+        load(ModelSpec("mine", factory, SHAPE), UNTRAINED)
     assert str(caught.value).startswith("model mine: ")
     assert "\n" not in str(caught.value)
     assert caught.value.next_step
@@ -247,15 +252,118 @@ def test_a_shape_or_an_argument_that_does_not_fit(
 ) -> None:
     write("own_net.py", NET)
     with pytest.raises(ModelError, match=message) as caught:
-        load(ModelSpec("mine", "own_net:conv", shape, arguments))
+        load(ModelSpec("mine", "own_net:conv", shape, arguments), UNTRAINED)
     assert "\n" not in str(caught.value)
 
 
 def test_a_width_below_one_names_the_model() -> None:
     with pytest.raises(ModelError, match="model thin: width 0 is below 1; 64 is the published width"):
-        load(ModelSpec("thin", "dlas.models.resnet:resnet18", (1, 3, 32, 32), (("width", 0),)))
+        load(ModelSpec("thin", "dlas.models.resnet:resnet18", (1, 3, 32, 32), (("width", 0),)), UNTRAINED)
 
 
 def test_networks_of_torchvision_can_be_named() -> None:
     spec = ModelSpec("vision", "torchvision.models:squeezenet1_1", (1, 3, 64, 64), (("num_classes", 7),))
-    assert load(spec).output.shape == (1, 7)
+    assert load(spec, UNTRAINED).output.shape == (1, 7)
+
+
+def save(path: Path, content: object) -> Weights:
+    """The user's file, as `weights.find` would have it."""
+    torch.save(content, path)
+    return Weights("given", path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    """Parameters of TINY that are not those it is made with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return load(TINY, UNTRAINED).module.state_dict() | {"linear.bias": torch.randn(10)}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_file_fills_the_network(tmp_path: Path, state: dict[str, torch.Tensor], wrapped: bool) -> None:
+    weights = save(tmp_path / "own.pt", {"state_dict": state, "epoch": 3} if wrapped else state)
+    model = load(TINY, weights)
+    assert not model.module.training
+    assert all(torch.equal(value, state[name]) for name, value in model.module.state_dict().items())
+    assert np.array_equal(model.input, load(TINY, UNTRAINED).input)
+    assert change(model, run(model.module, model.input)) == 0
+
+
+def test_statistics_of_a_file_are_kept_even_where_they_are_those_of_a_new_network(tmp_path: Path) -> None:
+    fresh = mobilenetv1(width=1)
+    module = load(TINY, save(tmp_path / "own.pt", fresh.state_dict())).module
+    means = [norm.running_mean for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert means
+    assert not any(mean.any() for mean in means)
+
+
+def test_a_file_that_does_not_fit_says_where(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    def refused(content: object) -> str:
+        with pytest.raises(ModelError, match=r"^model tiny: ") as caught:
+            load(TINY, save(tmp_path / "own.pt", content))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    less = {name: value for name, value in state.items() if name != "linear.bias"}
+    assert "does not fit: it lacks linear.bias (1 missing, 0 unexpected); give" in refused(less)
+    assert "the network has no bias (0 missing, 1 unexpected)" in refused({**state, "bias": torch.ones(1)})
+    wrong = refused({**state, "linear.bias": torch.ones(9)})
+    assert "size mismatch for linear.bias" in wrong
+    assert "torch.Size([9])" in wrong
+    assert "is no state dict" in refused([1])
+    assert "is no state dict" in refused({"state_dict": 3})
+    assert "is no state dict" in refused({"epoch": 3})
+    assert "its output has NaN" in refused({**state, "linear.bias": torch.full((10,), torch.nan)})
+    assert "own.pt cannot be read: UnpicklingError" in refused(mobilenetv1(width=1))
+
+
+def test_a_file_that_is_not_of_torch(tmp_path: Path) -> None:
+    path = tmp_path / "own.pt"
+    path.write_bytes(b"no weights")
+    weights = Weights("given", path, hashlib.sha256(b"no weights").hexdigest())
+    with pytest.raises(ModelError, match=r"own.pt cannot be read: .*; give a state dict") as caught:
+        load(TINY, weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_changed_since_it_was_found(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    weights = save(tmp_path / "own.pt", state)
+    save(tmp_path / "own.pt", mobilenetv1(width=1).state_dict())
+    with pytest.raises(ModelError, match=r"own.pt is not the file that was found before"):
+        load(TINY, weights)
+    (tmp_path / "own.pt").unlink()
+    with pytest.raises(ModelError, match=r"own.pt is not the file that was found before"):
+        load(TINY, weights)
+
+
+def test_a_trained_network_must_compute_what_it_did_when_it_was_trained(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    def trained(probe: np.ndarray) -> Weights:
+        content = {"state_dict": state, "probe": torch.from_numpy(probe)}
+        return replace(save(tmp_path / "own.pt", content), origin="trained")
+
+    output = load(TINY, save(tmp_path / "own.pt", state)).output
+    scale = np.abs(output).max()
+    assert np.array_equal(load(TINY, trained(output)).output, output)
+    nearly = output + np.float32(5e-4) * scale
+    assert np.array_equal(load(TINY, trained(nearly)).output, output)
+    for other in (output + np.float32(2e-3) * scale, output[:, :9], np.full_like(output, np.nan)):
+        with pytest.raises(ModelError, match=r"own.pt was trained; train it again, or undo"):
+            load(TINY, trained(other))
+        assert load(TINY, replace(trained(other), origin="given")).output.shape == (1, 10)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 16), (5, 2), (6, 3)])
+def test_predictions_are_those_of_each_image(tmp_path: Path, count: int, batch: int) -> None:
+    module = load(TINY, UNTRAINED).module.train()
+    images = np.random.default_rng(0).standard_normal((count, 3, 32, 32), dtype=np.float32)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch's, of arrays that cannot be written to
+        logits = predict(module, mapped, batch)
+    assert (logits.shape, logits.dtype) == ((count, 10), np.float32)
+    one_by_one = np.concatenate([run(module, images[i : i + 1]).numpy() for i in range(count)])
+    np.testing.assert_allclose(logits, one_by_one, rtol=0, atol=1e-5 * np.abs(logits).max())
