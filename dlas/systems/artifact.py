@@ -34,16 +34,13 @@ def read(folder: Path) -> Artifact:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BuildError(f"{folder / MANIFEST} is damaged: {error}", next_step) from error
     try:
-        if (
-            cache.hash_file(artifact.module) == artifact.sha256
-            and hash_data(artifact) == artifact.data_sha256
-        ):
+        if cache.hash_file(artifact.module) == artifact.sha256 and hash_data(folder) == artifact.data_sha256:
             return artifact
     except StorageError as error:
         raise BuildError(error.cause, next_step) from error
     raise BuildError(f"{folder} does not hold what was built", next_step)
 
 
-def hash_data(artifact: Artifact) -> str:
+def hash_data(folder: Path) -> str:
     """Of the input and of the oracle: a row's verdict rests on them. Raises StorageError."""
-    return cache.hash_files([artifact.path / "input.npy", artifact.path / "oracle.npy"])
+    return cache.hash_files([folder / "input.npy", folder / "oracle.npy"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,27 @@ from tvm.relax.frontend.torch import from_exported_program
 
 from dlas.errors import ModelError
 from dlas.systems.batch_norm import FoldBatchNorm
+from dlas.systems.constants import FoldConstants
 from dlas.systems.torch_convolution import WidenConv1d, import_convolution
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network to build, as often as wanted: building leaves it as it is.
+
+    mod is as from `to_relax`, x the float32 input that it was made with; it took these seconds.
+    """
+
+    mod: tvm.IRModule
+    x: np.ndarray
+    seconds: float
+
+
+def import_network(module: nn.Module, x: np.ndarray) -> Imported:
+    """Import a network in eval mode with an input. Raises what `to_relax` raises."""
+    started = time.monotonic()
+    mod = to_relax(module, x)
+    return Imported(mod, x, time.monotonic() - started)
 
 
 def to_relax(module: nn.Module, array: np.ndarray) -> tvm.IRModule:
@@ -35,13 +57,13 @@ def to_relax(module: nn.Module, array: np.ndarray) -> tvm.IRModule:
         imported = _import(_export(module, array))
     passes = [
         EvaluateRanges(),
-        relax.transform.FoldConstant(),  # computed weights and biases become constants
+        FoldConstants(),  # computed weights and biases
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
         FoldBatchNorm(),
         WidenConv1d(),
         relax.transform.DecomposeOpsForInference(),
-        relax.transform.FoldConstant(),
+        FoldConstants(),
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
     ]

@@ -160,7 +160,9 @@ def called_functions(mod: tvm.IRModule) -> list[str]:
 
 def count_operators(mod: tvm.IRModule, algorithm: str, convolutions: list[str]) -> Operators:
     """Count what the lowered functions compute, by their blocks and not by their names."""
-    kinds = [kind for name in called_functions(mod) for kind in convolution_blocks(mod[name])]
+    called = called_functions(mod)
+    blocks_by_name = {name: convolution_blocks(mod[name]) for name in set(called)}
+    kinds = [kind for name in called for kind in blocks_by_name[name]]
     as_asked, as_depthwise = kinds.count(algorithm), kinds.count("depthwise")
     missing = len(convolutions) - as_asked - as_depthwise
     reasons = [f"{kind}: TVM's own" for kind in convolutions if kind != "conv2d"]

@@ -8,7 +8,7 @@ from tvm import relax
 
 from dlas.algorithms.convolution import Conv2d
 from dlas.systems import passes
-from dlas.systems.build import llvm_target
+from dlas.systems.build import generate
 from dlas.values import Compiler
 
 AVX2 = Compiler("llvm", "x86_64", "x86_64-linux-gnu", "x86-64-v3", (), 8, 16, 1 << 20, "g++")
@@ -42,8 +42,6 @@ def relax_conv2d(conv: Conv2d, weight: np.ndarray, epilogue: str = "") -> tvm.IR
 def compile_and_run(
     mod: tvm.IRModule, algorithm: str, schedule: str, x: np.ndarray, compiler: Compiler = AVX2
 ) -> np.ndarray:
-    target = llvm_target(compiler)
-    with target:
-        lowered, _ = passes.lower(mod, algorithm, schedule, compiler)
-        machine = relax.VirtualMachine(tvm.compile(lowered, target), tvm.cpu())
+    lowered, _ = passes.lower(mod, algorithm, schedule, compiler)
+    machine = relax.VirtualMachine(generate(lowered, compiler), tvm.cpu())
     return machine["main"](tvm.runtime.tensor(x)).numpy()

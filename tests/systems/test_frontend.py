@@ -19,7 +19,7 @@ from tvm import relax
 from dlas.errors import ModelError
 from dlas.models.loading import load
 from dlas.systems.frontend import to_relax
-from dlas.values import ModelSpec
+from dlas.values import ModelSpec, Weights
 
 IMAGE = (1, 6, 9, 10)
 LINE = (2, 6, 13)
@@ -305,7 +305,8 @@ def test_zero_padding_is_part_of_the_convolution(name: str) -> None:
     ],
 )
 def test_the_networks_compute_what_pytorch_does(factory: str, convolutions: int, sums: int) -> None:
-    model = load(ModelSpec("narrow", f"dlas.models.{factory}", (1, 3, 32, 32), (("width", 8),)))
+    spec = ModelSpec("narrow", f"dlas.models.{factory}", (1, 3, 32, 32), (("width", 8),))
+    model = load(spec, Weights("untrained"))
     relaxed = to_relax(model.module, model.input)
     found = operators(relaxed)
     assert (found["nn.conv2d"], found["add"], found["multiply"]) == (convolutions, sums, 0)

@@ -1,0 +1,133 @@
+"""What an artifact says of itself, and what its code leaves out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import Tensor, nn
+from tvm import relax
+
+from dlas.errors import BuildError
+from dlas.systems import artifact, passes
+from dlas.systems.build import build, generate
+from dlas.systems.frontend import Imported, import_network
+from dlas.values import Artifact, Board, Cell, ModelSpec, Target, Weights
+from tests.networks import tiny
+from tests.systems.lowering import AVX2
+
+SHAPE = (1, 3, 16, 16)
+WEIGHTS = Weights("trained", Path("w.pt"), "5" * 64)
+TARGET = Target(
+    name="a_board",
+    description="",
+    aliases=(),
+    protocol_id="",
+    compiler=AVX2,
+    board=Board(runners=(), threads=1, cpu_set=""),
+    image=None,
+)
+
+
+def cell(algorithm: str) -> Cell:
+    model = ModelSpec("tiny", "tests.networks:tiny", SHAPE)
+    return Cell("none", model, "dense", "fp32", "dense", algorithm, "scheduled", TARGET.name)
+
+
+class Concatenation(nn.Module):
+    """As many inputs to one function as a dense block has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 2, 1) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([layer(x) for layer in self.layers], 1).relu()
+
+
+def imported(module: nn.Module) -> Imported:
+    x = np.random.default_rng(0).standard_normal(SHAPE, "float32")
+    return import_network(module.eval(), x)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def built(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    given = imported(network)
+    with torch.no_grad():
+        oracle = network(torch.from_numpy(given.x)).numpy()
+    folder = tmp_path_factory.mktemp("artifact")
+    return build(replace(given, seconds=12.5), oracle, WEIGHTS, cell("gemm"), TARGET, "a key", folder)
+
+
+def test_an_artifact_is_read_as_it_was_built(built: Artifact) -> None:
+    assert artifact.read(built.path) == built
+    assert {path.name for path in built.path.iterdir()} == {
+        "model.so",
+        "input.npy",
+        "oracle.npy",
+        "manifest.json",
+    }
+
+
+def test_an_artifact_says_whose_weights_it_has(built: Artifact) -> None:
+    assert (built.weights, built.weights_sha256) == ("trained", "5" * 64)
+
+
+def test_each_stage_has_its_seconds(built: Artifact) -> None:
+    assert list(built.stage_seconds) == ["import", "lower", "compile", "link"]
+    assert all(type(seconds) is float and seconds > 0 for seconds in built.stage_seconds.values())
+    assert built.stage_seconds["import"] == 12.5
+
+
+def test_the_library_computes_what_pytorch_does(built: Artifact) -> None:
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(built.module)), tvm.cpu())
+    output = machine["main"](tvm.runtime.tensor(built.input())).numpy()
+    np.testing.assert_allclose(output, built.oracle(), rtol=0, atol=1e-5 * np.abs(built.oracle()).max())
+
+
+@pytest.mark.parametrize("lost", ["stage_seconds", "weights_sha256", "cell"])
+def test_a_manifest_without_a_field_is_damaged(built: Artifact, tmp_path: Path, lost: str) -> None:
+    facts = json.loads((built.path / artifact.MANIFEST).read_text())
+    del facts[lost]
+    (tmp_path / artifact.MANIFEST).write_text(json.dumps(facts))
+    with pytest.raises(BuildError, match=f"damaged: .*{lost}"):
+        artifact.read(tmp_path)
+
+
+def test_what_is_imported_can_be_lowered_again(network: nn.Module) -> None:
+    kept = imported(network)
+    for algorithm, schedule in (("gemm", "scheduled"), ("direct", "minimal")):
+        fresh = imported(network)
+        again, operators = passes.lower(kept.mod, algorithm, schedule, AVX2)
+        expected, expected_operators = passes.lower(fresh.mod, algorithm, schedule, AVX2)
+        tvm.ir.assert_structural_equal(again, expected)
+        assert again.script() == expected.script()
+        assert operators == expected_operators
+        tvm.ir.assert_structural_equal(kept.mod, imported(network).mod)
+
+
+def test_functions_do_not_check_their_arguments() -> None:
+    lowered, _ = passes.lower(imported(Concatenation()).mod, "direct", "scheduled", AVX2)
+    code = generate(lowered, AVX2).mod.imports[0].inspect_source("ll")
+    assert "fused_concatenate" in code
+    assert "TVMFFIErrorSetRaised" not in code
+
+
+def test_a_network_checks_its_input() -> None:
+    given = imported(Concatenation())
+    lowered, _ = passes.lower(given.mod, "direct", "scheduled", AVX2)
+    main = relax.VirtualMachine(generate(lowered, AVX2), tvm.cpu())["main"]
+    for wrong in (given.x[..., :-1], given.x.astype("float64")):
+        with pytest.raises((RuntimeError, ValueError), match=r"fn=main, .*param=x"):
+            main(tvm.runtime.tensor(np.ascontiguousarray(wrong)))
