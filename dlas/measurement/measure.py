@@ -26,7 +26,7 @@ def measure(
     result = device.run(
         Job(
             module=artifact.module,
-            input=artifact.input(),
+            inputs=artifact.input()[None],
             output_shape=artifact.output_shape,
             threads=threads,
             repeats=repeats,
@@ -34,13 +34,17 @@ def measure(
             timeout_s=timeout_s,
         )
     )
-    error, allowed = error_over_scale(result.output, artifact.oracle()), TOLERANCE[precision]
-    reason = ""
-    if not error <= allowed:  # also where it is not a number
-        reason = f"output differs from PyTorch's by {error:.2g} of its scale, allowed is {allowed:.0e}"
-    elif not result.output_stable:
-        reason = "the run after the last sample gave another output than the first"
+    error = error_over_scale(result.outputs[0], artifact.oracle())
+    reason = find_fault(error, precision, result.output_stable)
     return Samples("wrong_output" if reason else "measured", reason, error, result)
+
+
+def find_fault(error: float, precision: str, is_stable: bool) -> str:
+    """Why outputs cannot be trusted; empty when they can. is_stable: `JobResult.output_stable`."""
+    allowed = TOLERANCE[precision]
+    if not error <= allowed:  # also where it is not a number
+        return f"output differs from PyTorch's by {error:.2g} of its scale, allowed is {allowed:.0e}"
+    return "" if is_stable else "the last run gave another output than the first on its input"
 
 
 def error_over_scale(output: np.ndarray, oracle: np.ndarray) -> float:
