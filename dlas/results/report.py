@@ -12,10 +12,13 @@ from typing import TypeVar
 
 from dlas.errors import UsageError
 from dlas.results import statistics, store
+from dlas.results.effort import total_seconds
 from dlas.results.statistics import Summary
 from dlas.values import REPEATS, Row
 
-_HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "status", "cell")
+_HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
+_TOP1 = _HEADINGS.index("top-1")
+_NONE = "-"
 _UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 _FEW = (
     f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
@@ -53,6 +56,16 @@ class Line:
         """The largest error over scale of the rows; a NaN among them stays visible."""
         errors = [row.max_error_over_scale for row in self.rows if row.max_error_over_scale is not None]
         return max(errors, key=lambda error: (error != error, error), default=None)
+
+    @property
+    def accuracy(self) -> str:
+        """Of the artifact, with its 95% interval: how many images there were is part of what it says."""
+        row = next((row for row in self.rows if row.top1_fraction is not None), None)
+        if row is None or row.top1_fraction is None or not row.top1_n:
+            return _NONE
+        low, high = statistics.proportion_interval(row.top1_fraction, row.top1_n)
+        top5 = "" if row.top5_fraction is None else f", top-5 {row.top5_fraction:.1%}"
+        return f"{row.top1_fraction:.1%} ({low:.1%} .. {high:.1%}) of {row.top1_n}{top5}"
 
     @property
     def status(self) -> str:
@@ -97,6 +110,8 @@ def render(rows: Iterable[Row], width: int | None = None) -> str:
     parts = [_section(group, width) for group in _grouped(rows, _section_of)]
     counts = [f"{count} {status}" for status, count in sorted(Counter(row.status for row in rows).items())]
     notes = [f"{_count(len(rows), 'row')}: {', '.join(counts)}"]
+    if spent := total_seconds(rows):
+        notes.append("time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items()))
     lines = _grouped(filter(_is_timed, rows), store.place_of)
     if any(len(line) < statistics.MIN_DRAWN for line in lines):
         notes.insert(0, _FEW)
@@ -143,6 +158,8 @@ def _table(lines: Sequence[Line], width: int | None) -> list[str]:
 
 def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> list[str]:
     """Aligned columns; the first group is the heading. Where they do not fit, each name gets its own line."""
+    if all(row[_TOP1] == _NONE for group in groups[1:] for row in group):
+        groups = [[(*row[:_TOP1], *row[_TOP1 + 1 :]) for row in group] for group in groups]
     widths = [max(map(len, column)) for column in zip(*chain(*groups), strict=True)]
     is_narrow = width is not None and sum(widths) + 2 * len(widths) > width
     text = []
@@ -154,15 +171,16 @@ def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> l
             if not is_narrow:
                 text.append("  " + "  ".join([*padded, status.ljust(widths[-2]), name]))
                 continue
+            accuracy = "".join(padded[_TOP1:]).strip()
             if number > 0:
-                text.append(f"  {name}")
-            text.append("    " + "  ".join([*padded, status]))
+                text.append(f"  {name}" + (f"  top-1 {accuracy}" if accuracy else ""))
+            text.append("    " + "  ".join([*padded[:_TOP1], status]))
     return text
 
 
 def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
     summary = line.summary
-    interval = "-"
+    interval = _NONE
     if isfinite(summary.high_ns):
         mark = " " if summary.covers_processes else "*"
         interval = f"{summary.low_ns / scale:.3f} .. {summary.high_ns / scale:.3f}{mark}"
@@ -170,9 +188,10 @@ def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
         f"{summary.median_ns / scale:.3f}",
         f"{summary.iqr_ns / scale:.3f}",
         interval,
-        f"{summary.median_ns / best_ns:.2f}x" if best_ns else "-",
+        f"{summary.median_ns / best_ns:.2f}x" if best_ns else _NONE,
         line.runs,
-        "-" if line.max_error is None else f"{line.max_error:.1e}",
+        _NONE if line.max_error is None else f"{line.max_error:.1e}",
+        line.accuracy,
         line.status,
         line.rows[0].cell,
     )

@@ -6,31 +6,59 @@ from datetime import datetime
 from typing import Any
 
 from dlas.results.schema import SCHEMA_VERSION
-from dlas.values import REPEATS, Artifact, Cell, DeviceFacts, Row, Samples
+from dlas.values import REPEATS, Accuracy, Artifact, Cell, DeviceFacts, Evaluation, Row, Samples, Weights
 
 
 def measured(blank: Row, artifact: Artifact, samples: Samples) -> Row:
     """The row of a measurement. A wrong output keeps its times; its status says that they do not count."""
-    result = samples.result
+    row, result = _with_artifact(blank, artifact), samples.result
     return _filled(
-        _with_artifact(blank, artifact),
+        row,
         status=samples.status,
         reason=samples.reason,
         publishable=samples.status == "measured" and len(result.samples_ns) >= REPEATS,
         samples_ns=list(result.samples_ns),
         warmup_ns=list(result.warmup_ns),
         max_error_over_scale=samples.max_error_over_scale,
+        accuracy_reason=blank.accuracy_reason or samples.reason,
         cpu_set=result.cpu_set,
         environment_before=dict(result.before),
         environment_after=dict(result.after),
+        stage_seconds=row.stage_seconds | {"measure": result.run_seconds, "ship": result.ship_seconds},
         peak_rss_bytes=result.peak_rss_bytes,
     )
 
 
+def with_accuracy(row: Row, accuracy: Accuracy, evaluation: Evaluation) -> Row:
+    """A measured row with the accuracy of its artifact. What is wrong on an image is wrong altogether."""
+    seconds = {**row.stage_seconds, "reference": evaluation.seconds, "accuracy": accuracy.run_seconds}
+    seconds["ship"] += accuracy.ship_seconds
+    return _filled(
+        row,
+        status=accuracy.status,
+        reason=accuracy.reason,
+        publishable=row.publishable and accuracy.status == "measured",
+        max_error_over_scale=_worse(accuracy.max_error_over_scale, row.max_error_over_scale or 0.0),
+        top1_fraction=accuracy.top1_fraction,
+        top5_fraction=accuracy.top5_fraction,
+        top1_n=accuracy.n,
+        reference_top1_fraction=accuracy.reference_top1_fraction,
+        predictions_differing=accuracy.differing,
+        predictions_sha256=accuracy.predictions_sha256,
+        dataset_sha256=evaluation.dataset_sha256,
+        stage_seconds=seconds,
+    )
+
+
+def without_accuracy(row: Row, reason: str) -> Row:
+    """A measured row whose artifact cannot be judged, and why."""
+    return _filled(row, accuracy_reason=reason)
+
+
 def failed(blank: Row, reason: str, artifact: Artifact | None = None) -> Row:
-    """The row of a cell that was tried and gave no times."""
+    """The row of a cell that was tried and has no result. Times that were taken stay, but do not count."""
     row = _with_artifact(blank, artifact) if artifact else blank
-    return _filled(row, status="failed", reason=reason)
+    return _filled(row, status="failed", reason=reason, publishable=False)
 
 
 def invalid(blank: Row, reason: str) -> Row:
@@ -50,8 +78,10 @@ def blank(
     image_id: str = "",
     threads: int = 0,
     log: str = "",
+    weights: Weights | None = None,
+    accuracy_reason: str = "",
 ) -> Row:
-    """What is known of a row before anything has run: the cell and where it will run."""
+    """What is known of a row before anything has run: the cell, its weights, and where it will run."""
     return Row(
         schema_version=SCHEMA_VERSION,
         cell=cell.id,
@@ -77,7 +107,18 @@ def blank(
         samples_ns=[],
         warmup_ns=[],
         max_error_over_scale=None,
-        trained=None,
+        top1_fraction=None,
+        top5_fraction=None,
+        top1_n=None,
+        reference_top1_fraction=None,
+        predictions_differing=None,
+        predictions_sha256="",
+        accuracy_reason=accuracy_reason,
+        trained=weights.trained if weights else None,
+        weights=weights.origin if weights else "",
+        weights_sha256=weights.sha256 if weights else "",
+        recipe=weights.recipe if weights else "",
+        dataset_sha256="",
         artifact_sha256="",
         image_id=image_id,
         threads=threads,
@@ -91,7 +132,7 @@ def blank(
         environment_before={},
         environment_after={},
         started_at=started_at,
-        build_seconds=None,
+        stage_seconds={"train": weights.seconds} if weights and weights.seconds else {},
         peak_rss_bytes=None,
         inputs_key=inputs_key,
         log=log,
@@ -101,7 +142,6 @@ def blank(
 def _with_artifact(row: Row, artifact: Artifact) -> Row:
     return _filled(
         row,
-        trained=artifact.trained,
         artifact_sha256=artifact.sha256,
         ops_total=artifact.ops_total,
         ops_as_asked=artifact.ops_as_asked,
@@ -109,8 +149,17 @@ def _with_artifact(row: Row, artifact: Artifact) -> Row:
         fallbacks=list(artifact.fallbacks),
         kernels=list(artifact.kernels),
         versions=dict(artifact.versions),
-        build_seconds=artifact.build_seconds,
+        stage_seconds={**row.stage_seconds, **artifact.stage_seconds},
     )
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger error; one that is not a number is worse than any.
+
+    >>> _worse(1.0, float("nan")), _worse(float("nan"), 1.0), _worse(1.0, 2.0)
+    (nan, nan, 2.0)
+    """
+    return max(a, b, key=lambda error: (error != error, error))
 
 
 def _filled(row: Row, **columns: Any) -> Row:

@@ -78,6 +78,23 @@ def median_interval(processes: Sequence[Sequence[float]], seed: int = 0) -> tupl
     return float(low), float(high)
 
 
+def proportion_interval(fraction: float, n: int) -> tuple[float, float]:
+    """95% interval of a share that was found on n independent images: Wilson's score interval (1927).
+
+    fraction is k/n for a whole number k. Raises ValueError for anything else.
+
+    >>> proportion_interval(1.0, 360)
+    (0.9894, 1.0)
+    """
+    from scipy.stats import binomtest  # half a second, which most readers of this module need not wait
+
+    hits = round(fraction * n)
+    if n < 1 or abs(hits - fraction * n) > 1e-6 * n:
+        raise ValueError(f"{fraction} is not a share of {n} images")
+    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return round(float(interval.low), 4), round(float(interval.high), 4)
+
+
 def ratio_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
     """Ratio a to b with its 95% interval (ratio, low, high), from process medians that were taken in pairs.
 

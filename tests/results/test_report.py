@@ -56,6 +56,25 @@ def test_fastest_comes_first_and_is_the_measure(make_row: MakeRow) -> None:
     assert direct.split()[5:] == ["1.50x", "1x150", "2.5e-07", "measured", DIRECT]
 
 
+def test_accuracy_comes_with_its_number_of_images_and_interval(make_row: MakeRow) -> None:
+    digits = make_row(trained=True, top1_fraction=354 / 360, top1_n=360)
+    assert "  98.3% (96.4% .. 99.2%) of 360  " in line_of(render([digits]), GEMM)
+    imagenet = make_row(trained=True, top1_fraction=0.76, top5_fraction=0.929, top1_n=1000)
+    assert "76.0% (73.3% .. 78.5%) of 1000, top-5 92.9%" in line_of(render([imagenet]), GEMM)
+
+
+def test_accuracy_fits_on_a_narrow_terminal(make_row: MakeRow) -> None:
+    narrow = render([make_row(trained=True, top1_fraction=0.95, top1_n=20)], width=80)
+    assert line_of(narrow, GEMM) == f"  {GEMM}  top-1 95.0% (76.4% .. 99.1%) of 20"
+    assert line_of(narrow, "1x150").endswith("2.5e-07  measured")
+
+
+def test_the_time_of_the_stages_is_at_the_end(make_row: MakeRow) -> None:
+    assert (
+        render([make_row()]).splitlines()[-1] == "time: import 1.0 s, lower 0.5 s, compile 1.5 s, link 0.2 s"
+    )
+
+
 def test_all_numbers_of_a_section_have_one_unit(make_row: MakeRow) -> None:
     text = render([make_row(samples=around(200_000)), make_row(cell=OTHER_MODEL, samples=around(3_000_000))])
     assert "median us" in text

@@ -27,6 +27,7 @@ BY_HINT = {
     "list[int]": st.lists(INT64, max_size=5),
     "list[str]": st.lists(st.text(max_size=5), max_size=3),
     "dict[str, str]": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    "dict[str, float]": st.dictionaries(st.text(max_size=5), FLOAT, max_size=3),
     "datetime": WHEN,
 }
 ROWS = st.builds(

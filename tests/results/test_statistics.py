@@ -6,7 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from dlas.results.statistics import MIN_DRAWN, median_interval, ratio_interval, summarize
+from dlas.results.statistics import (
+    MIN_DRAWN,
+    median_interval,
+    proportion_interval,
+    ratio_interval,
+    summarize,
+)
 
 TRIALS = 400
 
@@ -119,3 +125,23 @@ def test_import_is_light(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "interval"),
+    [
+        # Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_the_interval_of_a_share_is_wilsons(hits: int, n: int, interval: tuple[float, float]) -> None:
+    assert proportion_interval(hits / n, n) == pytest.approx(interval, abs=1e-4)
+
+
+def test_a_share_that_cannot_be_is_refused() -> None:
+    for fraction, n in ((0.5, 0), (0.123, 10)):
+        with pytest.raises(ValueError, match="is not a share of"):
+            proportion_interval(fraction, n)
