@@ -14,32 +14,47 @@ from invoke import Context, Exit, ParseError, task
 
 from dlas import cache
 from dlas import sweep as sweeps
+from dlas.datasets import catalog
 from dlas.errors import DlasError, UsageError
 from dlas.hardware import targets
+from dlas.values import IMAGES
 
 ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artifacts"))
 
 
+DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
+
 HELP = {
+    "accelerator": "what trains: auto, cpu, gpu, ... as PyTorch Lightning knows it",
     "against": "the peer: onnxruntime, openvino or torch",
     "algorithm": "one or more of direct,gemm,spatial_pack",
     "base": "base image, where the target's own cannot be pulled",
     "build_timeout": "seconds that building one cell may take",
+    "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
+    "dataset": "cifar10 or digits",
+    "devices": "how many devices train, or which, as Lightning knows it",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
-    "force": "measure again what is cached",
+    "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
+    "force": "do again what is cached",
     "free": "folders to delete, as in modules,logs",
+    "images": "of the test split, at most, that accuracy is taken on; 0 for none; a new number measures anew",
     "list_": "show the cells' ids",
-    "model": "one of the networks of the cifar sweep",
+    "model": "name of a network of the sweep",
     "only": "glob of cell ids, as in '*scheduled*'",
+    "precision": "of training, as Lightning knows it",
     "pytest": "run pytest alone, with these arguments",
+    "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process; rows with fewer than 150 are not publishable",
     "replicates": "processes for each cell; those that are there already count",
     "rounds": "pairs of processes",
     "runner": "local, docker, or auto: docker where engine and image are there",
+    "strategy": "how several devices train together, as Lightning knows it",
     "sweep": "name of a sweep, or its file.toml",
     "target": "name, alias or file.toml of a target (for run: of several, as in x86,hikey)",
     "threads": "threads of an inference; for run, 0 is the target's own; for bench, several as in 1,2",
     "timeout": "seconds that measuring one cell may take",
+    "train_timeout": "seconds that training one network may take",
+    "workers": "processes that load data",
 }
 
 
@@ -106,17 +121,31 @@ def run(
     repeats: int = Count(150),
     replicates: int = Count(1),
     force: bool = False,
+    images: int = Count(IMAGES),
+    data: str = "",
     timeout: int = Count(3600),
     build_timeout: int = Count(1800),
+    train_timeout: int = Count(86400),
 ) -> None:
-    """Build, check and time the cells of a sweep, and keep a row of each."""
+    """Train, build, check and time the cells of a sweep, and keep a row of each."""
     loaded, planned = selected(sweep, target, only)
     if list_:
         return print(sweeps.listing(planned))
     from dlas import pipeline, plan, progress, trial
 
     settings = trial.Settings(
-        loaded.name, ARTIFACTS, runner, threads, repeats, replicates, force, timeout, build_timeout
+        loaded.name,
+        ARTIFACTS,
+        runner=runner,
+        threads=threads,
+        repeats=repeats,
+        replicates=replicates,
+        force=force,
+        job_timeout_s=timeout,
+        build_timeout_s=build_timeout,
+        train_timeout_s=train_timeout,
+        images=images,
+        folders=catalog.folders(data, DATA),
     )
     with progress.Progress() as shown:
         if dry_run:
@@ -133,7 +162,9 @@ def build(
     sweep: str = "",
     only: str = "*",
     base: str = "",
+    data: str = "",
     build_timeout: int = Count(1800),
+    train_timeout: int = Count(86400),
 ) -> None:
     """Build the container image of a target; with --sweep, compile the cells of a sweep for it."""
     from dlas import pipeline, progress, trial
@@ -142,8 +173,56 @@ def build(
         if not sweep:
             return shown.say(pipeline.build_image(targets.load(target), ARTIFACTS, base, shown.say))
         loaded, planned = selected(sweep, target, only)
-        settings = trial.Settings(loaded.name, ARTIFACTS, build_timeout_s=build_timeout)
+        settings = trial.Settings(
+            loaded.name,
+            ARTIFACTS,
+            build_timeout_s=build_timeout,
+            train_timeout_s=train_timeout,
+            folders=catalog.folders(data, DATA),
+        )
         pipeline.build_sweep(planned, settings, shown)
+
+
+@verb
+def train(
+    context: Context,
+    model: str = "resnet18",
+    dataset: str = "cifar10",
+    recipe: str = "",
+    sweep: str = "",
+    data: str = "",
+    accelerator: str = "auto",
+    devices: str = "auto",
+    strategy: str = "auto",
+    precision: str = "32-true",
+    workers: int = Count(0),
+    force: bool = False,
+) -> None:
+    """Train a network; a training that was killed goes on. Sweeps of its dataset and recipe find it."""
+    from dlas import training
+
+    spec, chosen = training.choose(sweep, model, dataset, recipe)
+    found = catalog.locate(dataset, catalog.folders(data, DATA))
+    machine = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": strategy,
+        "precision": precision,
+        "workers": workers,
+    }
+    print(training.run(spec, chosen, found, ARTIFACTS / "checkpoints", force, machine))
+
+
+@verb
+def show_data(context: Context, fetch: str = "", data: str = "") -> None:
+    """Show which datasets and pre-trained weights are there, and fetch what is not."""
+    from dlas import supplies
+
+    folders = catalog.folders(data, DATA)
+    if fetch:
+        supplies.fetch(fetch, folders, print)
+    for name, line in supplies.status(folders):
+        print(f"{name:16}{line}")
 
 
 @verb
@@ -169,7 +248,7 @@ def bench(
     from dlas import pipeline, progress, trial
 
     _, planned = selected("cifar", "", f"*/{model}/dense/fp32/dense/*/scheduled/*")
-    settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats)
+    settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))
     with progress.Progress() as shown:
         shown.console.print(
             pipeline.run_bench(

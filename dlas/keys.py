@@ -11,27 +11,29 @@ from pathlib import Path
 
 from dlas import cache
 from dlas.models.sources import source_files
-from dlas.values import PACKAGES, WARMUPS, Cell, Target
+from dlas.values import PACKAGES, WARMUPS, Cell, Data, ModelSpec, Target, Weights
 
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
 _MEASURES = (_ROOT / "measurement", _ROOT / "hardware")
+_PREPARES = (_ROOT / "datasets", _ROOT / "models" / "imagenet.py", _ROOT / "models" / "loading.py")
+_PREPARING_PACKAGES = (*PACKAGES, "pillow", "scikit-learn")
 
 
 _source_digest = once(cache.source_digest)  # a sweep asks for each of its rows
 
 
-def artifact_key(cell: Cell, target: Target) -> str:
-    """Of a compiled network: the network's source, the cell, the compiler's settings, our code, versions.
+def artifact_key(cell: Cell, weights: Weights, target: Target) -> str:
+    """Of a compiled network: its source and weights, the cell, the compiler's settings, our code, versions.
 
     Raises ModelError when the network's source cannot be found.
     """
     asked = [
         *(asdict(cell.model)[name] for name in ("factory", "input_shape", "arguments")),
+        *(weights.origin, weights.sha256),
         *(cell.dataset, cell.compression, cell.precision, cell.format, cell.algorithm, cell.tuning),
         asdict(target.compiler),
-        {name: version(name) for name in PACKAGES},
-        platform.python_version_tuple()[:2],
+        _versions(PACKAGES),
     ]
     return cache.digest(
         json.dumps(asked, sort_keys=True),
@@ -40,7 +42,30 @@ def artifact_key(cell: Cell, target: Target) -> str:
     )
 
 
-def row_key(artifact: str, target: Target, image_id: str) -> str:
-    """Of a measurement: the artifact's key, where it runs, and the code that runs, times and checks it."""
+def images_key(data: Data, model: ModelSpec, count: int) -> str:
+    """Of the images that a network's accuracy is taken on: the data, how they are prepared, how many."""
+    # Networks for ImageNet have preprocessing of their own; the others' is their dataset's.
+    owner = model.factory if data.name == "imagenet" else ""
+    asked = [data.name, data.sha256, model.input_shape[1:], owner, count, _versions(_PREPARING_PACKAGES)]
+    return cache.digest(json.dumps(asked), _source_digest(_PREPARES))
+
+
+def reference_key(images: str, model: ModelSpec, weights: Weights) -> str:
+    """Of what PyTorch makes of those images."""
+    asked = [model.factory, model.arguments, weights.origin, weights.sha256]
+    return cache.digest(images, json.dumps(asked), cache.hash_files(source_files(model)))
+
+
+def row_key(artifact: str, target: Target, image_id: str, reference: str) -> str:
+    """Of a measurement: the artifact's key, where it runs, and the code that runs, times and checks it.
+
+    reference: the key of what its accuracy rests on, empty without one.
+    """
     board = json.dumps(asdict(target.board), sort_keys=True)
-    return cache.digest(artifact, board, image_id, str(WARMUPS), _source_digest(_MEASURES))
+    return cache.digest(artifact, board, image_id, str(WARMUPS), reference, _source_digest(_MEASURES))
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    return {name: version(name) for name in packages} | {
+        "python": ".".join(platform.python_version_tuple()[:2])
+    }

@@ -1,4 +1,4 @@
-"""The story of a sweep: each cell is built, measured on its device, and kept as a row."""
+"""The story of a sweep: each cell is trained, built, measured on its device, and kept as a row."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dlas import cache
-from dlas.errors import DlasError, StorageError, SweepIncomplete, UsageError
+from dlas.errors import DataError, DlasError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import device as devices
+from dlas.measurement.accuracy import take_accuracy
 from dlas.measurement.measure import measure
 from dlas.progress import Progress
 from dlas.results import row as rows
 from dlas.results import store
+from dlas.stages import obtain_artifact, obtain_evaluation, obtain_weights
 from dlas.sweep import Planned
-from dlas.systems import artifact as artifacts
-from dlas.trial import Places, Settings, Trial, trials
-from dlas.values import Artifact, Cell, Row, Target
+from dlas.trial import Place, Settings, Shelf, Trial, trials
+from dlas.values import Artifact, Row, Target
 from dlas.worker import Worker
 
 
@@ -31,7 +33,7 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
     cache.remove_leftovers(settings.root)
     done = []
     open_trials = []
-    for trial in trials(planned, settings, Places(settings, progress.say)):
+    for trial in trials(planned, settings, progress.say):
         row = trial.cached()
         if row is None:
             open_trials.append(trial)
@@ -39,11 +41,11 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
             progress.say(f"{trial.cell.id}: {row.status}, cached")
             done.append(row)
     progress.start(len(open_trials))
-    with Worker() as worker:
+    with Worker(progress.note) as worker:
         for trial in open_trials:
             row = run_trial(trial, worker, progress)
             progress.finish(trial.cell.id, row)
-            if row.status == "failed" and trial.stored():
+            if row.status == "failed" and store.find(settings.root, settings.sweep, store.identify(row)):
                 progress.say(f"{trial.cell.id}: the row of an earlier run stays")
             else:
                 store.write(settings.root, row)
@@ -62,11 +64,13 @@ def check(done: Sequence[Row], root: Path) -> None:
 
 
 def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
-    """Build, check and time one cell. What goes wrong with it becomes its row."""
-    blank, artifact, place = trial.blank(), None, trial.place
+    """Train, build, check and time one cell. What goes wrong with it becomes its row."""
+    started_at, place, artifact, row = datetime.now(UTC), trial.place, None, None
     if place is None:
-        return rows.invalid(blank, trial.planned.reason)
+        return rows.invalid(trial.blank(started_at), trial.planned.reason)
+    settings = trial.settings
     try:
+        trial = obtain_weights(trial, worker, progress)
         progress.stage(trial.cell.id, "building")
         artifact = obtain_artifact(trial, worker)
         progress.stage(trial.cell.id, f"measuring ({place.device.runner})")
@@ -75,48 +79,60 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
             artifact,
             trial.cell.precision,
             place.threads,
-            trial.settings.repeats,
-            trial.settings.job_timeout_s,
+            settings.repeats,
+            settings.job_timeout_s,
         )
+        append_log(trial.log, samples.result.log)
+        row = rows.measured(trial.blank(started_at), artifact, samples)
+        if row.status == "measured":
+            row = judge(row, trial, place, artifact, worker, progress)
     except StorageError:
         raise  # a full disk will not take the row either
     except DlasError as error:
         append_log(trial.log, "".join(traceback.format_exception(error)))
-        return rows.failed(blank, str(error), artifact)
-    append_log(trial.log, f"{samples.result.log}{samples.status} {samples.reason}\n")
-    return rows.measured(blank, artifact, samples)
+        return rows.failed(row or trial.blank(started_at), str(error), artifact)
+    append_log(trial.log, f"{row.status} {row.reason}\n")
+    return row
 
 
-def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
-    """The compiled cell: from the cache, or built in the worker. Raises what building raises."""
-    limit_s, target = trial.settings.build_timeout_s, trial.planned.target
-    if not trial.artifact_folder.is_dir():
-        with cache.atomic_folder(trial.artifact_folder) as folder:
-            worker.call(trial.log, limit_s, compile_cell, trial.cell, target, trial.artifact_key, folder)
-    return artifacts.read(trial.artifact_folder)
-
-
-def compile_cell(cell: Cell, target: Target, key: str, folder: Path) -> None:
-    """Load a network and compile it into `folder`. Runs in the worker: it imports torch and TVM."""
-    from dlas.models.loading import load
-    from dlas.systems.build import build
-
-    model = load(cell.model)
-    build(model.module, model.input, model.output, model.trained, cell, target, key, folder)
+def judge(
+    row: Row, trial: Trial, place: Place, artifact: Artifact, worker: Worker, progress: Progress
+) -> Row:
+    """The row with the accuracy of its artifact, or with the reason why images and network do not fit."""
+    try:
+        progress.stage(trial.cell.id, "PyTorch's predictions")
+        evaluation = obtain_evaluation(trial, worker)
+        if evaluation is None:
+            return row
+        progress.stage(trial.cell.id, f"accuracy ({place.device.runner})")
+        accuracy = take_accuracy(
+            place.device,
+            artifact,
+            evaluation,
+            trial.cell.precision,
+            place.threads,
+            trial.settings.job_timeout_s,
+        )
+    except (DataError, UsageError) as error:  # also ModelError: another try would end the same way
+        progress.say(f"{trial.cell.id}: no accuracy: {error}")
+        return rows.without_accuracy(row, str(error))
+    return rows.with_accuracy(row, accuracy, evaluation)
 
 
 def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress) -> None:
     """Compile every cell that can be, and measure none. Raises SweepIncomplete when one does not compile."""
-    failures = []
-    with Worker() as worker:
+    failures, shelf = [], Shelf(settings, progress.say)
+    with Worker(progress.note) as worker:
         progress.start(len(planned))
         for each in planned:
             if each.unbuildable:
                 progress.done(each.cell.id, f"invalid: {each.unbuildable}")
                 continue
-            progress.stage(each.cell.id, "building")
             try:
-                artifact = obtain_artifact(Trial(each, 0, settings, None), worker)
+                trial = Trial(each, 0, settings, None, shelf.find(each.cell.dataset))
+                trial = obtain_weights(trial, worker, progress)
+                progress.stage(each.cell.id, "building")
+                artifact = obtain_artifact(trial, worker)
                 progress.done(each.cell.id, str(artifact.path))
             except StorageError:
                 raise  # a full disk will not take the next one either
@@ -158,23 +174,25 @@ def run_bench(
     from dlas.bench import benchmark
 
     benchmark.check(against, threads, rounds, settings.repeats)
-    cells = {each.cell.algorithm: each for each in planned}
+    data = Shelf(settings, lambda _: None).find(planned[0].cell.dataset)
+    cells = {each.cell.algorithm: Trial(each, 0, settings, None, data) for each in planned}
     unknown = [name for name in algorithms if name not in cells]
     if unknown or len(cells) < len(planned):
         what = f"unknown algorithm {unknown[0]!r}" if unknown else "more than one network"
         raise UsageError(what, f"name one network, and algorithms of {', '.join(cells)}")
-    target, spec = planned[0].target, planned[0].cell.model
+    target, any_trial = planned[0].target, next(iter(cells.values()))
     if max(threads) > target.board.threads:
         raise UsageError(f"{max(threads)} threads on {target.board.threads} cores", "give fewer")
     built = {}
     with Worker() as worker:
         for name in algorithms:
             progress.say(f"building {cells[name].cell.id}")
-            built[name] = obtain_artifact(Trial(cells[name], 0, settings, None), worker)
+            built[name] = obtain_artifact(cells[name], worker)
     device, why = devices.device(target, settings.runner, settings.root)
     progress.say(f"{target.name}: {why}")
+    spec, weights = any_trial.cell.model, any_trial.weights
     return benchmark.run(
-        built, spec, device, against, threads, rounds, settings.repeats, settings.root, progress.say
+        built, spec, weights, device, against, threads, rounds, settings.repeats, settings.root, progress.say
     )
 
 

@@ -25,6 +25,7 @@ class Progress:
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         self._bar = Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self._task = self._bar.add_task("", total=None, visible=False)
+        self._cell = self._stage = ""
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -43,13 +44,21 @@ class Progress:
         self._bar.update(self._task, total=cells, visible=cells > 0)
 
     def stage(self, cell: str, stage: str) -> None:
-        self._bar.update(self._task, description=f"{stage} {cell}")
+        self._cell, self._stage = cell, stage
+        self.note("")
+
+    def note(self, text: str) -> None:
+        """How far the stage is."""
+        far = f" ({text})" if text else ""
+        self._bar.update(self._task, description=f"{self._stage}{far} {self._cell}")
 
     def finish(self, cell: str, row: Row) -> None:
         """A cell has its row: say so in one line."""
         outcome = row.status
         if row.status == "measured":
             outcome += f", median {median(row.samples_ns) / 1e6:.3f} ms of {len(row.samples_ns)}"
+            if row.top1_fraction is not None:
+                outcome += f", top-1 {row.top1_fraction:.1%} of {row.top1_n}"
         elif row.reason:
             outcome += f": {row.reason}"
         self.done(cell, outcome)

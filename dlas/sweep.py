@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from dlas.errors import SweepError
 from dlas.hardware import targets
-from dlas.sweepfile import INPUT_SHAPES, Point, Sweep, Values, load
+from dlas.sweepfile import Point, Sweep, Values, define, load
 from dlas.values import Cell, Target
 
 __all__ = ["RULES", "Planned", "Rule", "Sweep", "expand", "listing", "load", "select"]
@@ -19,12 +19,16 @@ __all__ = ["RULES", "Planned", "Rule", "Sweep", "expand", "listing", "load", "se
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell of a sweep on its target. Both reasons are empty where nothing stands in the way."""
+    """A cell of a sweep on its target. Both reasons are empty where nothing stands in the way.
+
+    trains: whether the network is trained where it has no checkpoint yet.
+    """
 
     cell: Cell
     target: Target
     unbuildable: str
     unmeasurable: str
+    trains: bool
 
     @property
     def reason(self) -> str:
@@ -82,7 +86,7 @@ def expand(sweep: Sweep, chosen: Sequence[Target] = ()) -> tuple[Planned, ...]:
         there = {name: targets.load(name) for name in dict.fromkeys(cell.target for cell in cells)}
     if not cells:
         raise SweepError(f"sweep {sweep.name} has no cell: [[exclude]] takes all away", "exclude less")
-    return tuple(_planned(sweep, cell, there[cell.target]) for cell in dict.fromkeys(cells))
+    return tuple(_planned(sweep, cell, there[cell.target]) for cell in dict.fromkeys(map(_defined, cells)))
 
 
 def select(planned: Sequence[Planned], only: str) -> tuple[Planned, ...]:
@@ -102,9 +106,13 @@ def listing(planned: Sequence[Planned]) -> str:
 def _cells(sweep: Sweep, axes: Mapping[str, Values]) -> Iterator[Cell]:
     for point in itertools.product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
-        model = sweep.models[values.pop("model")]
-        shape = model.input_shape or INPUT_SHAPES[values["dataset"]]
-        yield Cell(model=replace(model, input_shape=shape), **values)
+        training = sweep.training.get(values["dataset"])
+        recipe = training.recipe if training else ""
+        yield Cell(model=sweep.models[values.pop("model")], recipe=recipe, **values)
+
+
+def _defined(cell: Cell) -> Cell:
+    return replace(cell, model=define(cell.model, cell.dataset))
 
 
 def _matches(cell: Cell, glob: Point) -> bool:
@@ -118,7 +126,9 @@ def _planned(sweep: Sweep, cell: Cell, target: Target) -> Planned:
         if rule.applies(cell, target):
             reasons[rule.forbids].append(rule.reason.format(cell=cell, target=target))
     reasons["build"] += [reason for glob, reason in sweep.invalid if _matches(cell, glob)]
-    return Planned(cell, target, "; ".join(reasons["build"]), "; ".join(reasons["measure"]))
+    training = sweep.training.get(cell.dataset)
+    trains = training is not None and training.train and not cell.model.weights
+    return Planned(cell, target, "; ".join(reasons["build"]), "; ".join(reasons["measure"]), trains)
 
 
 def _closest(ids: Sequence[str], only: str) -> list[str]:

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from dlas import tomlfile
+from dlas.datasets.catalog import DATASETS
 from dlas.errors import SweepError, TargetError, did_you_mean
 from dlas.hardware import targets
+from dlas.models import recipe
 from dlas.values import ModelSpec, Scalar
 
 FOLDER = Path(__file__).parent / "sweeps"
 HOST = "host"  # an alias: the machine itself, for a sweep that names no target
 
-INPUT_SHAPES = {"cifar10": (1, 3, 32, 32)}
-FACTORIES = {
-    "resnet18": "dlas.models.resnet:resnet18",
-    "mobilenetv1": "dlas.models.mobilenet:mobilenetv1",
-    "mobilenetv2": "dlas.models.mobilenet:mobilenetv2",
-    "vgg16": "dlas.models.vgg:vgg16",
+_SMALL = ("cifar10", "digits")  # images of 32x32
+# The built-in networks, each with its definition for each dataset that it has one for.
+FACTORIES: Mapping[str, Mapping[str, str]] = {
+    "resnet18": dict.fromkeys(_SMALL, "dlas.models.resnet:resnet18"),
+    "mobilenetv1": dict.fromkeys(_SMALL, "dlas.models.mobilenet:mobilenetv1"),
+    "mobilenetv2": {
+        **dict.fromkeys(_SMALL, "dlas.models.mobilenet:mobilenetv2"),
+        "imagenet": "dlas.models.imagenet:mobilenetv2",
+    },
+    "vgg16": dict.fromkeys(_SMALL, "dlas.models.vgg:vgg16"),
+    "densenet161": {"imagenet": "dlas.models.imagenet:densenet161"},
+    "efficientnetb0": {"imagenet": "dlas.models.imagenet:efficientnetb0"},
+    "resnet50": {"imagenet": "dlas.models.imagenet:resnet50"},
 }
 # Axes in the order of the expansion, the outermost first, and what this version runs.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
-    "dataset": tuple(INPUT_SHAPES),
+    "dataset": tuple(DATASETS),
     "compression": ("dense",),
     "precision": ("fp32",),
     "format": ("dense",),
@@ -34,8 +44,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tuning": ("minimal", "scheduled"),
 }
 AXES = (*ALLOWED, "target")
-KEYS = ("description", "axes", "include", "exclude", "invalid", "models")
-NAME_RULE = "allowed are small letters, digits, underscores"
+KEYS = ("description", "axes", "include", "exclude", "invalid", "models", "training")
 FIX = "correct the file"
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -45,11 +54,23 @@ Point = Mapping[str, str]  # a value, or a glob, for some or all axes
 
 
 @dataclass(frozen=True)
+class Training:
+    """How the networks of a dataset get their weights: with this recipe, a name or a file.
+
+    train: whether the sweep itself trains a network that has no checkpoint yet.
+    """
+
+    recipe: str
+    train: bool
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep as its file declares it, checked.
 
     axes holds every axis of AXES. models holds the user's networks and the built-in ones; an empty
-    input_shape is the dataset's. invalid: what cannot be, and why.
+    input_shape is the dataset's, and a factory may be the name of a built-in network. invalid: what
+    cannot be, and why. training: by dataset.
     """
 
     name: str
@@ -59,19 +80,19 @@ class Sweep:
     exclude: tuple[Point, ...]
     invalid: tuple[tuple[Point, str], ...]
     models: Mapping[str, ModelSpec]
+    training: Mapping[str, Training]
 
 
 def load(name_or_path: str) -> Sweep:
     """The sweep of a name, or of a file anywhere that ends in .toml. Raises SweepError."""
-    path = _find(name_or_path)
-    file = targets.shown(path)
-    raw = targets.read_toml(path, SweepError)
-    targets.check_keys(f"{file}:", raw, KEYS, KEYS[:2], SweepError)
-    if not targets.NAME.fullmatch(path.stem):
-        raise SweepError(f"{file}: names the sweep {path.stem!r}, {NAME_RULE}", "rename the file")
+    path = tomlfile.find("sweep", name_or_path, tomlfile.shipped(FOLDER), SweepError)
+    file = tomlfile.shown(path)
+    raw = tomlfile.read(path, SweepError)
+    tomlfile.check_keys(f"{file}:", raw, KEYS, KEYS[:2], SweepError)
+    tomlfile.check_name("sweep", path, SweepError)
     if not isinstance(raw["description"], str):
         raise SweepError(f"{file}: description is {raw['description']!r}, allowed is a string", FIX)
-    models = _models(file, raw.get("models", {}))
+    models = _models(file, raw.get("models", {}), path.parent)
     allowed = {**ALLOWED, "model": tuple(models)}
     axes = _axes(f"{file}: [axes]", raw["axes"], allowed)
     include = [
@@ -90,51 +111,56 @@ def load(name_or_path: str) -> Sweep:
             for where, entry in _entries(file, raw, "invalid", "reason")
         ),
         models=models,
+        training=_training(file, raw.get("training", {}), path.parent),
     )
 
 
-def _find(name_or_path: str) -> Path:
-    if name_or_path.endswith(targets.SUFFIX):
-        path = Path(name_or_path).expanduser()
-        if not path.is_file():
-            raise SweepError(f"{name_or_path}: no such file", "give a sweep's name or the path of its file")
-        return path
-    known = {path.stem: path for path in sorted(FOLDER.glob(f"*{targets.SUFFIX}"))}
-    if name_or_path not in known:
-        raise SweepError(
-            f"unknown sweep {name_or_path!r}, known are {', '.join(known)}",
-            did_you_mean(name_or_path, known) or f"give one of them, or a path that ends in {targets.SUFFIX}",
-        )
-    return known[name_or_path]
+def define(model: ModelSpec, dataset: str) -> ModelSpec:
+    """The network as it is for a dataset: its definition, and its input where the sweep gives none.
+
+    Raises SweepError where a built-in network has no definition for it.
+    """
+    shape = model.input_shape or DATASETS[dataset].input_shape
+    definitions = FACTORIES.get(model.factory, {dataset: model.factory})
+    if dataset not in definitions:
+        cause = f"{model.factory} has no definition for {dataset}, only for {', '.join(definitions)}"
+        raise SweepError(cause, "exclude it, or choose another network")
+    return replace(model, input_shape=shape, factory=definitions[dataset])
 
 
-def _models(file: str, raw: Any) -> dict[str, ModelSpec]:
+def _models(file: str, raw: Any, folder: Path) -> dict[str, ModelSpec]:
     """The built-in networks, then the sweep's own. Raises SweepError."""
-    models = {name: ModelSpec(name, factory, ()) for name, factory in FACTORIES.items()}
-    if not isinstance(raw, dict):
-        raise SweepError(f"{file}: models is not a table of tables", "write each as [models.NAME]")
-    for name, table in raw.items():
-        where = f"{file}: [models.{name}]"
-        if not targets.NAME.fullmatch(name):
-            raise SweepError(f"{where} names the model {name!r}, {NAME_RULE}", FIX)
+    models = {name: ModelSpec(name, name, ()) for name in FACTORIES}
+    for name, where, table in _tables(file, raw, "models"):
+        if not tomlfile.NAME.fullmatch(name):
+            raise SweepError(f"{where} names the model {name!r}, allowed: {tomlfile.NAME_RULE}", FIX)
         if name in FACTORIES:
             raise SweepError(f"{where} is the name of a built-in model", "choose another name")
-        if not isinstance(table, dict):
-            raise SweepError(f"{where} is not a table", f"write it as [models.{name}]")
-        models[name] = _model(where, name, table)
+        models[name] = _model(where, name, table, folder)
     return models
 
 
-def _model(where: str, name: str, table: dict[str, Any]) -> ModelSpec:
-    keys = ("factory", "input_shape", "arguments")
-    targets.check_keys(where, table, keys, keys[:1], SweepError)
+def _tables(file: str, raw: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, place and contents of each table of [key.NAME]. Raises SweepError."""
+    if not isinstance(raw, dict):
+        raise SweepError(f"{file}: {key} is not a table of tables", f"write each as [{key}.NAME]")
+    for name, table in raw.items():
+        where = f"{file}: [{key}.{name}]"
+        if not isinstance(table, dict):
+            raise SweepError(f"{where} is not a table", f"write it as [{key}.{name}]")
+        yield name, where, table
+
+
+def _model(where: str, name: str, table: dict[str, Any], folder: Path) -> ModelSpec:
+    keys = ("factory", "input_shape", "arguments", "weights")
+    tomlfile.check_keys(where, table, keys, keys[:1], SweepError)
     factory, shape, arguments = table["factory"], table.get("input_shape", []), table.get("arguments", {})
     if not isinstance(factory, str) or not (factory in FACTORIES or FACTORY.fullmatch(factory)):
         words = f"package.module:function, {', '.join(FACTORIES)}"
         near = did_you_mean(str(factory), FACTORIES) or FIX
         raise SweepError(f"{where} factory is {factory!r}, allowed: {words}", near)
     if factory not in FACTORIES:
-        targets.check_keys(where, table, keys, keys[:2], SweepError)
+        tomlfile.check_keys(where, table, keys, keys[:2], SweepError)
     is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
     if not is_shape or ("input_shape" in table and len(shape) != 4):
         raise SweepError(f"{where} input_shape is {shape!r}, allowed are 4 sizes, as in [1, 3, 32, 32]", FIX)
@@ -143,14 +169,51 @@ def _model(where: str, name: str, table: dict[str, Any]) -> ModelSpec:
     ):
         words = "a table of strings, numbers and booleans by parameter"
         raise SweepError(f"{where} arguments is {arguments!r}, allowed is {words}", FIX)
-    return ModelSpec(name, FACTORIES.get(factory, factory), tuple(shape), tuple(sorted(arguments.items())))
+    weights = table.get("weights", "")
+    if "weights" in table:
+        weights = _path(f"{where} weights", weights, folder)
+    return ModelSpec(name, factory, tuple(shape), tuple(sorted(arguments.items())), weights)
+
+
+def _training(file: str, raw: Any, folder: Path) -> dict[str, Training]:
+    """How networks are trained, by dataset. Raises SweepError, and UsageError for the recipe's own file."""
+    found = {}
+    for dataset, where, table in _tables(file, raw, "training"):
+        if dataset not in DATASETS:
+            near = did_you_mean(dataset, DATASETS) or FIX
+            raise SweepError(f"{where} is for no dataset, allowed: {', '.join(DATASETS)}", near)
+        tomlfile.check_keys(where, table, ("recipe", "train"), ("recipe", "train"), SweepError)
+        name, train = table["recipe"], table["train"]
+        if isinstance(name, str) and name.endswith(tomlfile.SUFFIX):
+            name = _path(f"{where} recipe", name, folder)
+        if not isinstance(name, str):
+            raise SweepError(f"{where} recipe is {name!r}, allowed is a recipe's name or its file", FIX)
+        if not isinstance(train, bool):
+            raise SweepError(f"{where} train is {train!r}, allowed are true and false", FIX)
+        if train and not DATASETS[dataset].trains:
+            raise SweepError(
+                f"{where} train is true, {dataset} has no training images here", "set it to false"
+            )
+        recipe.load(name)
+        found[dataset] = Training(name, train)
+    return found
+
+
+def _path(where: str, value: Any, folder: Path) -> str:
+    """A file that a sweep names, from the sweep's own folder. Raises SweepError where there is none."""
+    if not isinstance(value, str) or not value:
+        raise SweepError(f"{where} is {value!r}, allowed is the path of a file", FIX)
+    path = folder / Path(value).expanduser()
+    if not path.is_file():
+        raise SweepError(f"{where}: {path} is no file", "paths are relative to the sweep's file")
+    return str(path.resolve())
 
 
 def _axes(where: str, raw: Any, allowed: Allowed) -> Allowed:
     """Every axis with its values, in the order of AXES. Raises SweepError."""
     if not isinstance(raw, dict):
         raise SweepError(f"{where} is not a table", "write it as [axes]")
-    targets.check_keys(where, raw, AXES, AXES[:-1], SweepError)
+    tomlfile.check_keys(where, raw, AXES, AXES[:-1], SweepError)
     axes = {}
     for axis in AXES:
         values = raw.get(axis, [HOST])
@@ -178,7 +241,7 @@ def _checked(where: str, axis: str, value: Any, allowed: Allowed) -> str:
 
 
 def _target_name(where: str, name: str) -> str:
-    if name.endswith(targets.SUFFIX):
+    if name.endswith(tomlfile.SUFFIX):
         raise SweepError(f"{where} has {name!r}, allowed are names and aliases", "give a path with --target")
     try:
         return targets.find(name).stem
@@ -193,7 +256,7 @@ def _entries(file: str, raw: Mapping[str, Any], key: str, *also: str) -> Iterato
         raise SweepError(f"{file}: {key} is not a list of tables", f"write each as [[{key}]]")
     for number, table in enumerate(tables, start=1):
         where = f"{file}: [[{key}]] {number}"
-        targets.check_keys(where, table, (*AXES, *also), also, SweepError)
+        tomlfile.check_keys(where, table, (*AXES, *also), also, SweepError)
         if not set(table) - set(also):
             raise SweepError(f"{where} names no axis, allowed: {', '.join(AXES)}", FIX)
         for name in also:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from dlas import cache, keys
-from dlas.errors import UsageError
+from dlas.datasets import catalog
+from dlas.errors import DataError, UsageError
 from dlas.hardware import device as devices
+from dlas.models import weights
 from dlas.results import row as rows
 from dlas.results import store
+from dlas.results.schema import SCHEMA_VERSION
 from dlas.sweep import Planned
-from dlas.values import REPEATS, Cell, Device, DeviceFacts, Row, Target
+from dlas.values import IMAGES, REPEATS, Cell, Data, Device, DeviceFacts, Row, Target, Weights
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a sweep is run. threads 0 means as many as the target says."""
+    """How a sweep is run. threads 0 means as many as the target says.
+
+    images: on how many of the test split, at most, accuracy is taken; 0 for none. folders: where
+    each dataset is to lie, for what is not in `root`.
+    """
 
     sweep: str
     root: Path
@@ -30,9 +37,16 @@ class Settings:
     force: bool = False
     job_timeout_s: float = 3600.0
     build_timeout_s: float = 1800.0
+    train_timeout_s: float = 86400.0
+    images: int = IMAGES
+    folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "replicates", "job_timeout_s", "build_timeout_s"):
+        for name in ("repeats", "replicates", "job_timeout_s", "build_timeout_s", "train_timeout_s"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", "give 1 or more")
 
@@ -69,28 +83,90 @@ class Places:
         return self._found[target.name]
 
 
+@dataclass
+class Shelf:
+    """The datasets of this machine, each looked for once, when it is first needed."""
+
+    settings: Settings
+    say: Callable[[str], None]
+    _found: dict[str, Data | DataError] = field(default_factory=dict)
+
+    def find(self, name: str) -> Data | DataError:
+        """The dataset, or what is wrong with it, which is said once."""
+        if name not in self._found:
+            folders = catalog.folders("", self.settings.root / "data") | self.settings.folders
+            try:
+                self._found[name] = catalog.locate(name, folders)
+            except DataError as error:
+                self.say(f"no accuracy on {name}: {error}")
+                self._found[name] = error
+        return self._found[name]
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One replicate of a cell: what is to become one row."""
+    """One replicate of a cell: what is to become one row.
+
+    place: where it is measured, None when it is invalid. data: what it is trained and judged on.
+    Its keys rest on its weights: after training, go on with `renewed`.
+    """
 
     planned: Planned
     replicate: int
     settings: Settings
-    place: Place | None  # where it is measured; None when it is invalid
+    place: Place | None
+    data: Data | DataError
 
     @property
     def cell(self) -> Cell:
         return self.planned.cell
 
     @cached_property
+    def weights(self) -> Weights:
+        sha256 = self.data.sha256 if isinstance(self.data, Data) else ""
+        cell = self.cell
+        return weights.find(cell.model, cell.dataset, cell.recipe, sha256, self.settings.checkpoints)
+
+    @property
+    def must_train(self) -> bool:
+        """Whether its network is still to be trained."""
+        return self.planned.trains and not self.planned.unbuildable and self.weights.origin != "trained"
+
+    def renewed(self) -> Trial:
+        """The same trial, with what is there now."""
+        return replace(self)
+
+    @property
+    def accuracy_reason(self) -> str:
+        """Why this trial can have no accuracy; empty when it can."""
+        if not self.weights.trained:
+            return self.weights.reason
+        if isinstance(self.data, DataError):
+            return str(self.data)
+        return "" if self.settings.images else "not asked for"
+
+    @cached_property
     def artifact_key(self) -> str:
-        return keys.artifact_key(self.cell, self.planned.target)
+        return keys.artifact_key(self.cell, self.weights, self.planned.target)
+
+    @cached_property
+    def images_key(self) -> str:
+        """Empty for a trial without accuracy."""
+        if isinstance(self.data, DataError) or self.accuracy_reason:
+            return ""
+        return keys.images_key(self.data, self.cell.model, self.settings.images)
+
+    @cached_property
+    def reference_key(self) -> str:
+        """Empty for a trial without accuracy."""
+        return self.images_key and keys.reference_key(self.images_key, self.cell.model, self.weights)
 
     @cached_property
     def inputs_key(self) -> str:
         if self.place is None:
-            return cache.digest(self.cell.id, self.planned.reason)
-        return keys.row_key(self.artifact_key, self.planned.target, self.place.device.image_id)
+            return cache.digest(self.cell.id, self.planned.reason, str(SCHEMA_VERSION))
+        image_id = self.place.device.image_id
+        return keys.row_key(self.artifact_key, self.planned.target, image_id, self.reference_key)
 
     @property
     def artifact_folder(self) -> Path:
@@ -100,12 +176,12 @@ class Trial:
     def log(self) -> Path:
         return self.settings.root / "logs" / self.settings.sweep / f"{self.cell.id}.log"
 
-    def blank(self) -> Row:
+    def blank(self, started_at: datetime | None = None) -> Row:
         """What is known of the row before the cell has run."""
         return rows.blank(
             self.settings.sweep,
             self.cell,
-            datetime.now(UTC),
+            started_at or datetime.now(UTC),
             self.inputs_key,
             self.settings.repeats,
             self.replicate,
@@ -114,19 +190,24 @@ class Trial:
             image_id=self.place.device.image_id if self.place else "",
             threads=self.place.threads if self.place else 0,
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
+            weights=self.weights if self.place else None,
+            accuracy_reason=self.accuracy_reason if self.place else "",
         )
 
     def cached(self) -> Row | None:
         """The row that makes running this trial needless."""
-        return None if self.settings.force else self.stored()
+        is_open = self.place is not None and self.must_train
+        return None if self.settings.force or is_open else self.stored()
 
     def stored(self) -> Row | None:
         """The row of an earlier run that stands for this one."""
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))
 
 
-def trials(planned: Sequence[Planned], settings: Settings, places: Places) -> Iterator[Trial]:
+def trials(planned: Sequence[Planned], settings: Settings, say: Callable[[str], None]) -> Iterator[Trial]:
     """The rows to make: all cells once, then all again, so that replicates lie far apart in time."""
+    places, shelf = Places(settings, say), Shelf(settings, say)
     for replicate in range(settings.replicates):
         for each in planned:
-            yield Trial(each, replicate, settings, None if each.reason else places.of(each.target))
+            place = None if each.reason else places.of(each.target)
+            yield Trial(each, replicate, settings, place, shelf.find(each.cell.dataset))

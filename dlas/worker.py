@@ -6,29 +6,43 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from dlas.errors import BuildError, DlasError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+_parent: Connection | None = None  # of this process, when it is a worker
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Limit(NamedTuple):
+    """How long a call may take, in seconds; what it does, and the option that gives it more time."""
+
+    seconds: float
+    what: str
+    option: str
 
 
 class Worker:
     """Calls functions in one long-lived process, started at the first call and again after a crash.
 
-    Use it as a context manager: the process is gone when the block is left.
+    hear takes what these functions `tell`. Use it as a context manager: the process is gone when the
+    block is left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hear: Callable[[str], None] = lambda _: None) -> None:
+        self._hear = hear
         self._process: Any = None
         self._connection: Connection | None = None
 
@@ -40,9 +54,7 @@ class Worker:
     ) -> None:
         self.stop()
 
-    def call(
-        self, log: Path, timeout_s: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def call(self, log: Path, limit: Limit, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The function's result; what it and all below it print goes to the end of `log`.
 
         Raises the function's DlasError, or BuildError when it raises anything else, crashes, takes too long.
@@ -50,17 +62,25 @@ class Worker:
         connection = self._start()
         try:
             connection.send((str(log), function, args, kwargs))
-            if not connection.poll(timeout_s):
-                self.stop()
-                raise BuildError(
-                    f"building took more than {timeout_s:.0f} s", "give it more time with --build-timeout"
-                )
-            succeeded, value = connection.recv()
+            succeeded, value = self._answer(connection, limit)
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise BuildError(f"the compiler's process {self._last_words()}", "see the cell's log") from None
+            cause = f"the process for {limit.what} {self._last_words()}"
+            raise BuildError(cause, "see the cell's log") from None
         if succeeded:
             return value  # type: ignore[no-any-return]
         raise value
+
+    def _answer(self, connection: Connection, limit: Limit) -> tuple[bool, Any]:
+        """Whether the call succeeded, and its value or error; what is told before goes to `hear`."""
+        deadline = time.monotonic() + limit.seconds
+        while connection.poll(max(0.0, deadline - time.monotonic())):
+            answer = connection.recv()
+            if isinstance(answer, tuple):
+                return answer
+            self._hear(answer)
+        self.stop()
+        cause = f"{limit.what} took more than {limit.seconds:.0f} s"
+        raise BuildError(cause, f"give it more time with {limit.option}")
 
     def stop(self) -> None:
         """End the process and what it started, whatever they are doing."""
@@ -93,7 +113,19 @@ class Worker:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
+def tell(text: str) -> None:
+    """Let the parent of a worker know how far a function is; elsewhere nobody listens."""
+    if _parent is not None:
+        _parent.send(text)
+
+
 def _serve(connection: Connection) -> None:
+    from tqdm import tqdm
+
+    # Torch shows progress with it. Its own lock would be a semaphore, which a kill leaves, with a warning.
+    tqdm.set_lock(threading.RLock())
+    global _parent
+    _parent = connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.setsid()  # so that the parent can end the linker with it
     # A parent that is killed cannot stop this process, which would disturb what the next sweep times.

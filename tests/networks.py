@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 
-def tiny(channels: int = 8) -> nn.Module:
+def seven_classes() -> nn.Module:
+    return tiny(classes=7)
+
+
+def tiny(channels: int = 8, classes: int = 10) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1, bias=False),
         nn.BatchNorm2d(channels),
@@ -17,7 +21,7 @@ def tiny(channels: int = 8) -> nn.Module:
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(channels, 10),
+        nn.Linear(channels, classes),
     )
 
 

@@ -20,7 +20,7 @@ import tvm
 
 from dlas import pipeline, plan, sweep, sweepfile
 from dlas.algorithms import direct
-from dlas.errors import DeviceError, ScheduleError, StorageError, SweepIncomplete, UsageError
+from dlas.errors import DataError, DeviceError, ScheduleError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import targets
 from dlas.measurement import measure as measurement
 from dlas.progress import Progress
@@ -28,7 +28,7 @@ from dlas.results import store
 from dlas.systems import passes
 from dlas.trial import Place, Places, Settings, Trial
 from dlas.values import Device, Row
-from dlas.worker import Worker
+from dlas.worker import Limit, Worker
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """
@@ -153,7 +153,7 @@ def test_replicates_add_and_a_quick_look_never_stands_for_a_long_run(tmp_path: P
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        ("crashing", "the compiler's process was ended by SIGABRT"),
+        ("crashing", "the process for building was ended by SIGABRT"),
         ("hanging", "building took more than 5 s"),
         ("raising", "no weights today"),
     ],
@@ -187,9 +187,7 @@ def test_a_convolution_without_an_algorithm_of_ours_is_counted(tmp_path: Path, r
 class InProcess(Worker):
     """Builds here, where a test can break the code."""
 
-    def call(
-        self, log: Path, timeout_s: float, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
+    def call(self, log: Path, limit: Limit, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
@@ -200,7 +198,8 @@ def run_here(tmp_path: Path, root: Path, device: Device | None = None) -> Row:
     place = Places(settings, print).of(planned.target)
     place = Place(device, place.facts, 1) if device else place
     with Progress() as progress:
-        return pipeline.run_trial(Trial(planned, 0, settings, place), InProcess(), progress)
+        trial = Trial(planned, 0, settings, place, DataError("no data here", "get some"))
+        return pipeline.run_trial(trial, InProcess(), progress)
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ def test_building_a_sweep_goes_on_after_a_network_that_fails(
     planned = plan_of(write_sweep(tmp_path, "raising", "tiny"))
     with Progress() as progress, pytest.raises(SweepIncomplete, match="1 of 2 cells failed"):
         pipeline.build_sweep(planned, Settings("trial", root), progress)
-    failed, built = capsys.readouterr().out.splitlines()
+    _, failed, built = capsys.readouterr().out.splitlines()
     assert "no weights today" in failed
     assert Path(built.rpartition(": ")[2], "model.so").is_file()
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dlas import sweepfile
-from dlas.errors import SweepError
+from dlas.errors import SweepError, UsageError
+from dlas.models import recipe
 from dlas.values import ModelSpec
 
 SWEEP = """
@@ -70,15 +72,17 @@ def test_a_sweep_of_ones_own(path: Path) -> None:
 
 def test_models_are_the_built_in_and_the_own(path: Path) -> None:
     models = sweepfile.load(str(path)).models
-    assert models["resnet18"] == ModelSpec("resnet18", "dlas.models.resnet:resnet18", ())
-    assert models["narrow"] == ModelSpec("narrow", "dlas.models.resnet:resnet18", (), (("width", 16),))
+    assert models["resnet18"] == ModelSpec("resnet18", "resnet18", ())
+    assert models["narrow"] == ModelSpec("narrow", "resnet18", (), (("width", 16),))
     assert models["mine"] == ModelSpec(
         "mine", "nets.edge:tiny", (1, 3, 96, 96), (("depth", 3), ("wide", True))
     )
 
 
 def test_the_built_in_factories_exist() -> None:
-    for name, factory in sweepfile.FACTORIES.items():
+    for name, factory in {
+        (k, f) for k, definitions in sweepfile.FACTORIES.items() for f in definitions.values()
+    }:
         module, _, function = factory.partition(":")
         source = Path(sweepfile.__file__).parents[1] / (module.replace(".", "/") + ".py")
         assert function == name
@@ -90,13 +94,83 @@ def test_without_a_target_it_is_this_machine(path: Path) -> None:
     assert sweepfile.load(str(path)).axes["target"] == ("x86_avx",)
 
 
-@pytest.mark.parametrize("name", ["smoke", "cifar"])
+def test_a_network_is_what_its_dataset_makes_it() -> None:
+    narrow = ModelSpec("narrow", "mobilenetv2", (), (("width", 16),))
+    small = replace(narrow, factory="dlas.models.mobilenet:mobilenetv2", input_shape=(1, 3, 32, 32))
+    assert sweepfile.define(narrow, "digits") == sweepfile.define(narrow, "cifar10") == small
+    large = replace(narrow, factory="dlas.models.imagenet:mobilenetv2", input_shape=(1, 3, 224, 224))
+    assert sweepfile.define(narrow, "imagenet") == large
+    mine = ModelSpec("mine", "nets.edge:tiny", (1, 3, 64, 64))
+    assert sweepfile.define(mine, "imagenet") == mine
+    with pytest.raises(SweepError) as caught:
+        sweepfile.define(ModelSpec("vgg16", "vgg16", ()), "imagenet")
+    assert str(caught.value) == (
+        "vgg16 has no definition for imagenet, only for cifar10, digits; "
+        "exclude it, or choose another network"
+    )
+
+
+def test_training_and_weights_are_found_from_the_sweeps_folder(path: Path) -> None:
+    shipped = sweepfile.tomlfile.shipped(recipe.FOLDER)["digits"]
+    (path.parent / "mine.toml").write_text(shipped.read_text())
+    (path.parent / "mine.pt").write_bytes(b"weights")
+    text = SWEEP.replace('factory = "nets.edge:tiny"', 'factory = "nets.edge:tiny"\nweights = "mine.pt"')
+    path.write_text(text + '[training.cifar10]\nrecipe = "mine.toml"\ntrain = true\n')
+    loaded = sweepfile.load(str(path))
+    assert loaded.models["mine"].weights == str(path.parent / "mine.pt")
+    assert loaded.training == {"cifar10": sweepfile.Training(str(path.parent / "mine.toml"), True)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[training.cifar]\n",
+            "[training.cifar] is for no dataset, allowed: cifar10, digits, imagenet; did you mean cifar10?",
+        ),
+        ("[training.cifar10]\n", "[training.cifar10] recipe is missing, the keys are recipe, train; add it"),
+        ("[training]\ncifar10 = 1\n", "[training.cifar10] is not a table; write it as [training.cifar10]"),
+        (
+            '[training.cifar10]\nrecipe = "paper"\ntrain = "yes"\n',
+            "[training.cifar10] train is 'yes', allowed are true and false; correct the file",
+        ),
+        (
+            '[training.imagenet]\nrecipe = "paper"\ntrain = true\n',
+            "[training.imagenet] train is true, imagenet has no training images here; set it to false",
+        ),
+        (
+            '[training.cifar10]\nrecipe = "gone.toml"\ntrain = true\n',
+            "[training.cifar10] recipe: {folder}/gone.toml is no file; "
+            "paths are relative to the sweep's file",
+        ),
+        (
+            '[models.yours]\nfactory = "resnet18"\nweights = "gone.pt"\n',
+            "[models.yours] weights: {folder}/gone.pt is no file; paths are relative to the sweep's file",
+        ),
+    ],
+)
+def test_malformed_training_is_refused(path: Path, text: str, message: str) -> None:
+    path.write_text(SWEEP + text)
+    with pytest.raises(SweepError) as caught:
+        sweepfile.load(str(path))
+    assert str(caught.value) == f"{path}: {message.format(folder=path.parent)}"
+
+
+def test_an_unknown_recipe_is_found_at_once(path: Path) -> None:
+    path.write_text(SWEEP + '[training.cifar10]\nrecipe = "papre"\ntrain = true\n')
+    with pytest.raises(
+        UsageError, match=r"unknown recipe 'papre', known are digits, paper; did you mean paper\?"
+    ):
+        sweepfile.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["smoke", "cifar", "digits", "imagenet"])
 def test_shipped_sweeps_load(name: str) -> None:
     assert sweepfile.load(name).name == name
 
 
-TOP_KEYS = "description, axes, include, exclude, invalid, models"
-NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16"
+TOP_KEYS = "description, axes, include, exclude, invalid, models, training"
+NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16, densenet161, efficientnetb0, resnet50"
 TARGETS = "hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, xavier, xavier_cuda"
 AXES = "model, dataset, compression, precision, format, algorithm, tuning, target"
 
@@ -228,14 +302,14 @@ AXES = "model, dataset, compression, precision, format, algorithm, tuning, targe
         (
             "[models.narrow]",
             '[models."Narrow-16"]',
-            "[models.Narrow-16] names the model 'Narrow-16', allowed are small letters, digits, underscores; "
+            "[models.Narrow-16] names the model 'Narrow-16', allowed: small letters, digits, underscores; "
             "correct the file",
         ),
         (
             'factory = "resnet18"',
             'factory = "resnet"',
             f"[models.narrow] factory is 'resnet', allowed: package.module:function, {NETWORKS}; "
-            "did you mean resnet18?",
+            "did you mean resnet50?",
         ),
         (
             'factory = "resnet18"',
@@ -252,12 +326,13 @@ AXES = "model, dataset, compression, precision, format, algorithm, tuning, targe
         (
             'factory = "nets.edge:tiny"',
             "",
-            "[models.mine] factory is missing, the keys are factory, input_shape, arguments; add it",
+            "[models.mine] factory is missing, the keys are factory, input_shape, arguments, weights; add it",
         ),
         (
             "input_shape = [1, 3, 96, 96]",
             "",
-            "[models.mine] input_shape is missing, the keys are factory, input_shape, arguments; add it",
+            "[models.mine] input_shape is missing, the keys are factory, input_shape, arguments, weights; "
+            "add it",
         ),
         (
             "input_shape = [1, 3, 96, 96]",
@@ -297,8 +372,12 @@ def test_malformed_files_are_refused_by_name(path: Path, old: str, new: str, mes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifra", "unknown sweep 'cifra', known are cifar, smoke; did you mean cifar?"),
-        ("x", "unknown sweep 'x', known are cifar, smoke; give one of them, or a path that ends in .toml"),
+        ("cifra", "unknown sweep 'cifra', known are cifar, digits, imagenet, smoke; did you mean cifar?"),
+        (
+            "x",
+            "unknown sweep 'x', known are cifar, digits, imagenet, smoke; "
+            "give one of them, or a path that ends in .toml",
+        ),
         ("no/x.toml", "no/x.toml: no such file; give a sweep's name or the path of its file"),
     ],
 )
@@ -313,5 +392,5 @@ def test_a_name_of_the_file_that_cannot_be_a_folder(path: Path) -> None:
     with pytest.raises(SweepError) as caught:
         sweepfile.load(str(path))
     assert str(caught.value) == (
-        f"{path}: names the sweep 'my sweep', allowed are small letters, digits, underscores; rename the file"
+        f"{path}: names the sweep 'my sweep', allowed: small letters, digits, underscores; rename the file"
     )

@@ -17,14 +17,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from dlas.bench.compare import Comparison, compare
-from dlas.bench.export import OPSET, format_spec
+from dlas.bench.export import OPSET, format_network
 from dlas.bench.peers import PEERS
 from dlas.cache import atomic_folder, digest, hash_file
 from dlas.errors import DeviceError, PeerError, UsageError, did_you_mean
 from dlas.hardware import lock
 from dlas.hardware.cpu import parse_cpus
 from dlas.measurement.measure import measure
-from dlas.values import WARMUPS, Artifact, Device, JobResult, ModelSpec
+from dlas.values import WARMUPS, Artifact, Device, JobResult, ModelSpec, Weights
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -98,6 +98,7 @@ def check(against: str, threads: Sequence[int], rounds: int, repeats: int) -> No
 def run(
     artifacts_by_algorithm: Mapping[str, Artifact],
     model_spec: ModelSpec,
+    weights: Weights,
     device: Device,
     against: str,
     threads: Sequence[int],
@@ -113,7 +114,7 @@ def run(
     """
     check(against, threads, rounds, repeats)
     any_artifact = next(iter(artifacts_by_algorithm.values()))
-    peer = prepare(against, model_spec, any_artifact, root, progress)
+    peer = prepare(against, model_spec, weights, any_artifact, root, progress)
     comparisons = {}
     for count in threads:
         cpus = parse_cpus(_run_ours(device, any_artifact, count, repeats=1).cpu_set)
@@ -154,9 +155,11 @@ def time_peer(
     return samples_ns
 
 
-def prepare(name: str, spec: ModelSpec, artifact: Artifact, root: Path, progress: Progress) -> Peer:
+def prepare(
+    name: str, spec: ModelSpec, weights: Weights, artifact: Artifact, root: Path, progress: Progress
+) -> Peer:
     """The peer with the model that it reads, which is made once for each network. Raises PeerError."""
-    text = format_spec(spec)
+    text = format_network(spec, weights)
     if name == "torch":
         return Peer(name, version(name), text)
     # The oracle stands for the weights, and for the code that made them.

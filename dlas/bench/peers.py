@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from dlas.bench.export import parse_spec
+from dlas.bench.export import parse_network
 from dlas.errors import PeerError
 from dlas.measurement.measure import TOLERANCE, error_over_scale
 from dlas.values import REPEATS, WARMUPS
@@ -67,7 +67,7 @@ def torch(model: str, array: np.ndarray, threads: int) -> Infer:
     from dlas.models.loading import load
 
     torch.set_num_threads(threads)
-    module = load(parse_spec(model)).module
+    module = load(*parse_network(model)).module
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # documented, but not in its types
     tensor = torch.from_numpy(array).to(memory_format=torch.channels_last)
 

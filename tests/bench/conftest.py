@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlas.values import Artifact, ModelSpec
+from dlas.values import Artifact, ModelSpec, Weights
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def spec() -> ModelSpec:
 def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     from dlas.models.loading import load
 
-    model = load(spec)
+    model = load(spec, Weights("untrained"))
     folder = tmp_path_factory.mktemp("bench") / "small"
     folder.mkdir()
     np.save(folder / "input.npy", model.input)
@@ -29,12 +29,13 @@ def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artif
         sha256="",
         data_sha256="",
         output_shape=model.output.shape,
-        trained=False,
+        weights="untrained",
+        weights_sha256="",
         ops_total=0,
         ops_as_asked=0,
         ops_depthwise=0,
         fallbacks=(),
         kernels=(),
         versions={"tvm": "0.1"},
-        build_seconds=0.0,
+        stage_seconds={},
     )

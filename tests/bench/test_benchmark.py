@@ -13,7 +13,9 @@ from rich.console import Console
 from dlas.bench import benchmark
 from dlas.bench.benchmark import Peer, Report
 from dlas.errors import DeviceError, PeerError, UsageError
-from dlas.values import Artifact, DeviceFacts, Job, JobResult, ModelSpec
+from dlas.values import Artifact, DeviceFacts, Job, JobResult, ModelSpec, Weights
+
+UNTRAINED = Weights("untrained")
 
 
 @dataclass
@@ -32,13 +34,16 @@ class PretendedDevice:
     def run(self, job: Job) -> JobResult:
         self.jobs.append(job)
         samples_ns = (9_000_000 // job.threads,) * job.repeats
-        return JobResult(self.output, self.stable, (), samples_ns, job.threads, "0-1", 0, {}, {})
+        return JobResult(
+            self.output[None], self.stable, (), samples_ns, job.threads, "0-1", 0, {}, {}, 1.0, 0.5
+        )
 
 
 def bench(artifact: Artifact, spec: ModelSpec, device: PretendedDevice, **changes: object) -> Report:
     arguments = {
         "artifacts_by_algorithm": {"direct": artifact, "gemm": artifact},
         "model_spec": spec,
+        "weights": UNTRAINED,
         "device": device,
         "against": "torch",
         "threads": (1, 2),

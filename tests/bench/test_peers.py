@@ -11,11 +11,13 @@ import pytest
 
 from dlas.bench import benchmark
 from dlas.bench.benchmark import Peer, prepare, time_peer
-from dlas.bench.export import format_spec
+from dlas.bench.export import format_network
 from dlas.bench.peers import PEERS, time_samples
 from dlas.errors import PeerError
 from dlas.measurement.measure import TOLERANCE
-from dlas.values import Artifact, ModelSpec
+from dlas.values import Artifact, ModelSpec, Weights
+
+UNTRAINED = Weights("untrained")
 
 
 def silent(text: str) -> None:
@@ -37,7 +39,7 @@ def wrong(artifact: Artifact, tmp_path: Path) -> Artifact:
 def test_a_peer_computes_the_oracle_and_is_timed(
     name: str, artifact: Artifact, spec: ModelSpec, artifacts: Path
 ) -> None:
-    peer = prepare(name, spec, artifact, artifacts, silent)
+    peer = prepare(name, spec, UNTRAINED, artifact, artifacts, silent)
     samples_ns = time_peer(peer, artifact, threads=1, repeats=7, cpus=frozenset({0}))
     assert len(samples_ns) == 7
     assert min(samples_ns) > 0
@@ -53,18 +55,18 @@ def test_a_network_is_exported_once(
 
     exported: list[str] = []
     monkeypatch.setattr(benchmark, "_python", export)
-    first = prepare("onnxruntime", spec, artifact, tmp_path, silent)
-    assert prepare("openvino", spec, artifact, tmp_path, silent).model == first.model
-    assert exported == [format_spec(spec)]
+    first = prepare("onnxruntime", spec, UNTRAINED, artifact, tmp_path, silent)
+    assert prepare("openvino", spec, UNTRAINED, artifact, tmp_path, silent).model == first.model
+    assert exported == [format_network(spec, UNTRAINED)]
     assert Path(first.model).read_text() == "a network"
 
-    other_weights = prepare("onnxruntime", spec, wrong, tmp_path, silent)
+    other_weights = prepare("onnxruntime", spec, UNTRAINED, wrong, tmp_path, silent)
     assert other_weights.model != first.model
     assert len(exported) == 2
 
 
 def test_a_peer_with_a_wrong_output_has_no_times(wrong: Artifact, spec: ModelSpec) -> None:
-    peer = Peer("torch", "", format_spec(spec))
+    peer = Peer("torch", "", format_network(spec, UNTRAINED))
     with pytest.raises(PeerError, match=r"torch failed: its output is wrong: 0\.001 "):
         time_peer(peer, wrong, threads=1, repeats=1)
 
@@ -79,7 +81,13 @@ def test_a_peer_that_cannot_start_says_why(artifact: Artifact, tmp_path: Path) -
 def test_a_peer_runs_on_the_cpus_it_is_given(artifact: Artifact, spec: ModelSpec) -> None:
     no_such_cpu = frozenset({1023})
     with pytest.raises(PeerError, match=r"torch failed: .*Invalid argument"):
-        time_peer(Peer("torch", "", format_spec(spec)), artifact, threads=1, repeats=1, cpus=no_such_cpu)
+        time_peer(
+            Peer("torch", "", format_network(spec, UNTRAINED)),
+            artifact,
+            threads=1,
+            repeats=1,
+            cpus=no_such_cpu,
+        )
 
 
 def test_a_peer_that_takes_too_long_is_stopped(
@@ -87,13 +95,13 @@ def test_a_peer_that_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setattr(benchmark, "TIMEOUT_S", 0.05)
     with pytest.raises(PeerError, match=r"it took longer than 0\.05 s"):
-        time_peer(Peer("torch", "", format_spec(spec)), artifact, threads=1, repeats=1)
+        time_peer(Peer("torch", "", format_network(spec, UNTRAINED)), artifact, threads=1, repeats=1)
 
 
 def test_a_network_that_cannot_be_exported(artifact: Artifact, spec: ModelSpec, tmp_path: Path) -> None:
     missing = replace(spec, factory="torch.nn:Conv4d")
     with pytest.raises(PeerError, match=r"small: no export to ONNX: .*Conv4d"):
-        prepare("onnxruntime", missing, artifact, tmp_path, silent)
+        prepare("onnxruntime", missing, UNTRAINED, artifact, tmp_path, silent)
     assert not list(tmp_path.glob("bench/*"))
 
 

@@ -1,0 +1,68 @@
+"""Training one network in the foreground, and what came of a training in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlas import sweepfile, tomlfile
+from dlas.datasets import catalog
+from dlas.errors import UsageError, did_you_mean
+from dlas.models import checkpoint
+from dlas.models import recipe as recipes
+from dlas.models.recipe import Recipe
+from dlas.results.statistics import proportion_interval
+from dlas.values import Data, ModelSpec, Weights
+
+SWEEPS = {"cifar10": "cifar"}  # the sweep of a dataset whose name is not its own
+
+
+def choose(sweep: str, model: str, dataset: str, recipe: str) -> tuple[ModelSpec, Recipe]:
+    """A network of a sweep as it is for a dataset, and how it is trained.
+
+    An empty sweep is the dataset's own, an empty recipe what that sweep says. Raises UsageError.
+    """
+    if dataset not in catalog.DATASETS:
+        near = did_you_mean(dataset, catalog.DATASETS) or "give one of them"
+        raise UsageError(f"unknown dataset {dataset!r}, known are {', '.join(catalog.DATASETS)}", near)
+    if not catalog.DATASETS[dataset].trains:
+        names = ", ".join(name for name, known in catalog.DATASETS.items() if known.trains)
+        raise UsageError(f"{dataset} has no training images here", f"train on one of {names}")
+    loaded = sweepfile.load(sweep or SWEEPS.get(dataset, dataset))
+    if model not in loaded.models:
+        near = did_you_mean(model, loaded.models) or "declare your own in a sweep and name that with --sweep"
+        raise UsageError(f"unknown model {model!r}, known are {', '.join(loaded.models)}", near)
+    if not recipe and dataset not in loaded.training:
+        raise UsageError(f"sweep {loaded.name} has no [training.{dataset}]", "give a --recipe")
+    name = recipe or loaded.training[dataset].recipe
+    return sweepfile.define(loaded.models[model], dataset), recipes.load(name)
+
+
+def run(
+    spec: ModelSpec, recipe: Recipe, data: Data, checkpoints: Path, force: bool, machine: Mapping[str, Any]
+) -> str:
+    """Train with a progress bar, or go on with a training that was killed; returns `describe`'s line.
+
+    machine: fields of `models.train.Machine`. Raises what training raises.
+    """
+    from dlas.models.train import Machine, train
+
+    return describe(train(spec, data, recipe, checkpoints, Machine(**machine), force=force))
+
+
+def describe(weights: Weights) -> str:
+    """What came of a training, with 95% intervals of its accuracies. Raises UsageError or TrainingError."""
+    if weights.path is None:
+        raise UsageError("these weights are no checkpoint", "train them")
+    found = checkpoint.read(weights.path.parent)
+    val = _share(found.val_top1_fraction, found.val_n)
+    test = _share(found.test_top1_fraction, found.test_n)
+    name = f"{found.model['name']} on {found.dataset} with recipe {found.recipe.name}"
+    accuracy = f"top-1 {test} test images, {val} validation images"
+    return f"{name}: {accuracy}; {found.seconds:.0f} s; {tomlfile.shown(weights.path)}"
+
+
+def _share(fraction: float, n: int) -> str:
+    low, high = proportion_interval(fraction, n)
+    return f"{fraction:.1%} ({low:.1%} .. {high:.1%}) of {n}"
