@@ -350,7 +350,7 @@ def test_a_trained_network_must_compute_what_it_did_when_it_was_trained(
     nearly = output + np.float32(5e-4) * scale
     assert np.array_equal(load(TINY, trained(nearly)).output, output)
     for other in (output + np.float32(2e-3) * scale, output[:, :9], np.full_like(output, np.nan)):
-        with pytest.raises(ModelError, match=r"own.pt was trained; train it again, or undo"):
+        with pytest.raises(ModelError, match=r"was trained; train it again with `invoke train --force`"):
             load(TINY, trained(other))
         assert load(TINY, replace(trained(other), origin="given")).output.shape == (1, 10)
 
