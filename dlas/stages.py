@@ -70,20 +70,19 @@ def read_evaluation(images: Path, reference: Path, data: Data) -> Evaluation:
     import numpy as np
 
     try:
-        evaluation = Evaluation(
+        about = json.loads((reference / "about.json").read_text())
+        if about["sha256"] != cache.hash_files([images / "labels.npy", reference / "logits.npy"]):
+            raise ValueError("labels or logits are not what they were")
+        return Evaluation(
             images=np.load(images / "images.npy", mmap_mode="r", allow_pickle=False),
             labels=np.load(images / "labels.npy", allow_pickle=False),
             logits=np.load(reference / "logits.npy", allow_pickle=False),
             dataset_sha256=data.sha256,
-            seconds=json.loads((reference / "about.json").read_text())["seconds"],
+            seconds=about["seconds"],
         )
-        told = json.loads((reference / "about.json").read_text())["sha256"]
-        if told != cache.hash_files([images / "labels.npy", reference / "logits.npy"]):
-            raise ValueError("labels or logits are not what they were")
     except (OSError, ValueError, KeyError) as error:
         next_step = f"delete {images} and {reference}, and run the same command again"
         raise BuildError(f"{images} or {reference} is damaged: {error}", next_step) from error
-    return evaluation
 
 
 # What follows runs in the worker: it imports torch and TVM.
