@@ -195,12 +195,9 @@ class Trial:
         )
 
     def cached(self) -> Row | None:
-        """The row that makes running this trial needless."""
-        is_open = self.place is not None and self.must_train
-        return None if self.settings.force or is_open else self.stored()
-
-    def stored(self) -> Row | None:
-        """The row of an earlier run that stands for this one."""
+        """The row of an earlier run that makes running this trial needless."""
+        if self.settings.force or (self.place is not None and self.must_train):
+            return None
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))
 
 
