@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dlas import cache
 from dlas.errors import TrainingError, UsageError
@@ -50,6 +51,7 @@ class Manifest:
     finished_at: str
 
 
+_Kind = TypeVar("_Kind", bound=Manifest)
 _TYPES = {"str": str, "float": float, "int": int}  # of the annotations above
 
 
@@ -81,9 +83,14 @@ def finished(checkpoints: Path, spec: ModelSpec, dataset: str, recipe: Recipe) -
 
 def read(folder: Path) -> Manifest:
     """What is known of the finished network in here. Raises TrainingError when it cannot be read."""
+    return read_as(Manifest, folder)
+
+
+def read_as(kind: type[_Kind], folder: Path) -> _Kind:
+    """As `read`, of a manifest that says more."""
     path = folder / MANIFEST
     try:
-        return _parse(json.loads(path.read_text()))
+        return _parse(kind, json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__} {error}"
         raise TrainingError(f"{path} cannot be read: {reason}", f"remove {folder} and train again") from error
@@ -104,6 +111,11 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
         "arguments": dict(spec.arguments),
         "input_shape": list(spec.input_shape),
     }
+
+
+def now() -> str:
+    """ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @contextmanager
@@ -129,11 +141,11 @@ def _prefix(spec: ModelSpec, dataset: str, recipe: Recipe) -> str:
     return f"{recipe.name}-{key(spec, dataset, recipe)[:_KEPT_DIGITS]}-"
 
 
-def _parse(raw: Mapping[str, Any]) -> Manifest:
-    values = {field.name: raw[field.name] for field in fields(Manifest)}
-    for field in fields(Manifest):
+def _parse(kind: type[_Kind], raw: Mapping[str, Any]) -> _Kind:
+    values = {field.name: raw[field.name] for field in fields(kind)}
+    for field in fields(kind):
         wanted = _TYPES.get(str(field.type), dict)
         if not isinstance(values[field.name], wanted):
             raise TypeError(f"{field.name} is {values[field.name]!r}")
     table = dict(values["recipe"])
-    return Manifest(**{**values, "recipe": recipes.from_table(table.pop("name"), "recipe:", table)})
+    return kind(**{**values, "recipe": recipes.from_table(table.pop("name"), "recipe:", table)})

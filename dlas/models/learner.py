@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from dlas import cache
 from dlas.errors import TrainingError
-from dlas.models import vision
+from dlas.models import checkpoint, vision
 from dlas.models.recipe import Recipe
 
 vision.name_operators()  # Lightning imports TorchVision
@@ -124,6 +124,7 @@ class Learner(LightningModule):
         self.history: list[dict[str, float]] = []
         self._start = start
         self._metrics, self._report = metrics, report
+        self.reports = report is not None
         self._figures: dict[str, float] = {}
         self._tally = self._train_tally = Tally(torch.device("cpu"))
         self._started = 0.0
@@ -202,15 +203,18 @@ class Learner(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(self._means("test", self._tally), logger=False, sync_dist=True)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"history": self.history, "start": self._start}
+    def on_save_checkpoint(self, content: dict[str, Any]) -> None:
+        content |= {"history": self.history, "start": self._start}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        start = checkpoint["start"]
+    def on_load_checkpoint(self, content: dict[str, Any]) -> None:
+        start = content["start"]
         if start.shape != self._start.shape or not torch.allclose(start, self._start, rtol=1e-3, atol=1e-6):
             cause = f"{self.name}: its definition, or PyTorch, has changed since its training was interrupted"
-            raise TrainingError(cause, "start it anew with `invoke train --force`, or undo the change")
-        self.history = list(checkpoint["history"])
+            next_step = (
+                f"remove {self._metrics.parent / checkpoint.LAST} to start it anew, or undo the change"
+            )
+            raise TrainingError(cause, next_step)
+        self.history = list(content["history"])
 
     def _judge(self, batch: Batch, index: int, loader: Any) -> None:
         """Count a batch, but not the images with which `Order` makes all devices' shares equally long."""

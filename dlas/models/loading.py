@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlas.errors import ModelError
-from dlas.models import imagenet, vision
+from dlas.models import checkpoint, imagenet, vision
 from dlas.models.sources import include_working_directory, split_factory
 from dlas.models.weights import file_sha256
 from dlas.values import ModelSpec, Weights
+
+Change = Callable[[nn.Module, Tensor], nn.Module]  # of a network, given one input, to another one
 
 _SAME_WITHIN = 1e-3  # of the output's scale: what another machine's arithmetic stays far below
 
@@ -35,14 +38,15 @@ class Model:
     output: np.ndarray
 
 
-def load(spec: ModelSpec, weights: Weights) -> Model:
+def load(spec: ModelSpec, weights: Weights, change: Change | None = None) -> Model:
     """Make the network with its parameters, an input of standard-normal noise, and the oracle output.
 
     Without weights, parameters are drawn, and batch norms get statistics that fit the data and differ by
     channel, so that every layer matters to the output; those with statistics of their own are left alone.
-    The same spec and weights give the same model on the same version of PyTorch. Raises ModelError, also
-    when the file is not the one that `weights` was found with, or when a network that was trained here
-    no longer computes what it did then.
+    change: what is done to the network, which has its parameters and is in eval mode, before it is used;
+    the input is a copy. The same spec and weights give the same model on the same version of PyTorch.
+    Raises ModelError, also when the file is not the one that `weights` was found with, or when a network
+    that was trained here no longer computes what it did then; and what `change` raises.
     """
     seed = _seed(spec)
     array = noise(spec)
@@ -55,12 +59,10 @@ def load(spec: ModelSpec, weights: Weights) -> Model:
             module, expected = make(spec).eval(), None
             first = _settle_batch_norms(spec, module, array)
         output = _forward(spec, module, array)
-    if not np.allclose(first, output, rtol=1e-4, atol=1e-4 * float(np.abs(output).max())):
-        cause = f"model {spec.name}: two runs on one input differ"
-        raise ModelError(cause, "remove what is random or keeps state in forward")
-    if expected is not None and not _alike(output, expected):
-        cause = f"model {spec.name}: the network's definition has changed since {weights.path} was trained"
-        raise ModelError(cause, "train it again with `invoke train --force`, or undo the change")
+        _check_outputs(spec, weights, first, output, expected)
+        if change is not None:
+            module = change(module, torch.from_numpy(array.copy())).eval()
+            output = _forward(spec, module, array)
     return Model(module, array, output)
 
 
@@ -127,6 +129,19 @@ def make(spec: ModelSpec) -> nn.Module:
     return module
 
 
+def _check_outputs(
+    spec: ModelSpec, weights: Weights, first: np.ndarray, again: np.ndarray, expected: np.ndarray | None
+) -> None:
+    """Raises ModelError unless a network computes the same twice, and what it did when it was trained."""
+    if not np.allclose(first, again, rtol=1e-4, atol=1e-4 * float(np.abs(again).max())):
+        cause = f"model {spec.name}: two runs on one input differ"
+        raise ModelError(cause, "remove what is random or keeps state in forward")
+    if expected is not None and not _alike(again, expected):
+        cause = f"model {spec.name}: the network's definition has changed since {weights.path} was trained"
+        how = f"after removing {weights.path.parent}" if weights.path and weights.finetuning else ""
+        raise ModelError(cause, f"train it again {how or 'with `invoke train --force`'}, or undo the change")
+
+
 def _filled(spec: ModelSpec, weights: Weights) -> tuple[nn.Module, np.ndarray | None]:
     """The network with the parameters of a file; and what it computed when it was trained, if known."""
     path = weights.path
@@ -134,19 +149,45 @@ def _filled(spec: ModelSpec, weights: Weights) -> tuple[nn.Module, np.ndarray | 
         cause = f"model {spec.name}: {path} is not the file that was found before"
         raise ModelError(cause, "run the same command again")
     unreadable = "give a state dict that torch.save wrote"
+    published = weights.origin == "pretrained" and not weights.finetuning
+    content: Any
     try:
-        if weights.origin == "pretrained":
-            return imagenet.pretrained(spec.factory, path), None
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if published:
+            content = imagenet.pretrained(spec.factory, path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling and TorchVision's loader may raise anything
         raise _failure(spec, f"{path} cannot be read", error, unreadable) from error
+    if published:
+        _check_finite(spec, content.state_dict(), path)
+        return content, None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"model {spec.name}: {path} is no state dict", unreadable)
+    _check_finite(spec, state, path)
     module = make(spec)
     _fill(spec, module, state, path)
-    probed = content.get("probe") if weights.origin == "trained" else None
+    if weights.finetuning:
+        _check_same_network(spec, content, path)
+    ours = weights.origin == "trained" or weights.finetuning != ""
+    probed = content.get("probe") if ours else None
     return module, None if probed is None else probed.numpy()
+
+
+def _check_finite(spec: ModelSpec, state: dict[str, Tensor], path: Path) -> None:
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            cause = f"model {spec.name}: {path}: {name} has NaN or infinity"
+            raise ModelError(cause, "give weights that are numbers")
+
+
+def _check_same_network(spec: ModelSpec, content: dict[str, Any], path: Path) -> None:
+    """Raises ModelError for a file of another network, whose parameters may well fit this one."""
+    about, asked = content.get("about"), checkpoint.describe(spec)
+    model = about.get("model") if isinstance(about, dict) else None
+    if not isinstance(model, dict) or {**model, "name": spec.name} != asked:
+        cause = f"model {spec.name}: {path} is not of this network, pruned and trained on"
+        raise ModelError(cause, "give what fine-tuning wrote for it")
 
 
 def _fill(spec: ModelSpec, module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -50,14 +50,32 @@ class Recipe:
 
 
 KEYS = tuple(field.name for field in fields(Recipe))[1:]  # of a file, whose name is the first
+LEVEL_KEYS = ("weight_levels", "channel_levels")  # beside them, of a file that fine-tunes pruned networks
 
 
 def load(name_or_path: str) -> Recipe:
     """The recipe of a name, or of a file anywhere that ends in .toml. Raises UsageError."""
-    path = tomlfile.find("recipe", name_or_path, tomlfile.shipped(FOLDER), UsageError)
+    path, raw = read(name_or_path, finetunes=False)
+    return from_table(path.stem, f"{tomlfile.shown(path)}:", raw)
+
+
+def read(name_or_path: str, finetunes: bool) -> tuple[Path, dict[str, Any]]:
+    """The file of a recipe and what it says, unchecked but for its kind. Raises UsageError.
+
+    finetunes: whether it has `LEVEL_KEYS`, so that it trains pruned networks on, level by level.
+    """
+    names = tomlfile.shipped(FOLDER)
+    if name_or_path not in names:
+        names = _of_kind(names, finetunes)
+    path = tomlfile.find("recipe", name_or_path, names, UsageError)
     raw = tomlfile.read(path, UsageError)
     tomlfile.check_name("recipe", path, UsageError)
-    return from_table(path.stem, f"{tomlfile.shown(path)}:", raw)
+    if _finetunes(raw) != finetunes:
+        others = ", ".join(_of_kind(tomlfile.shipped(FOLDER), finetunes))
+        has = "levels, so it trains pruned networks on" if _finetunes(raw) else "no levels to prune to"
+        wanted = "fine-tunes" if finetunes else "trains from scratch"
+        raise UsageError(f"{tomlfile.shown(path)}: has {has}", f"give a recipe that {wanted}, as {others}")
+    return path, raw
 
 
 def from_table(name: str, where: str, raw: Mapping[str, Any]) -> Recipe:
@@ -82,6 +100,15 @@ def digest(recipe: Recipe) -> str:
     table = asdict(recipe)
     del table["name"], table["description"]
     return cache.digest(json.dumps(table, sort_keys=True))
+
+
+def _finetunes(raw: Mapping[str, Any]) -> bool:
+    return any(key in raw for key in LEVEL_KEYS)
+
+
+def _of_kind(paths: Mapping[str, Path], finetunes: bool) -> dict[str, Path]:
+    read = {name: tomlfile.read(path, UsageError) for name, path in paths.items()}
+    return {name: paths[name] for name, raw in read.items() if _finetunes(raw) == finetunes}
 
 
 def _misfit(key: str, value: Any) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from dlas import cache
 from dlas.datasets import catalog
@@ -25,6 +24,9 @@ from dlas.models import trainer as trainers
 from dlas.models.learner import Learner, Loaders, Splits
 from dlas.models.recipe import Recipe
 from dlas.values import Data, ModelSpec, Weights
+
+if TYPE_CHECKING:
+    from pytorch_lightning.callbacks import Callback
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning")
 
@@ -65,7 +67,7 @@ def train(
     if spec.weights:
         raise UsageError(f"model {spec.name} has weights of its own", "train it without them")
     folder = checkpoint.folder(checkpoints, spec, data.name, recipe, data.sha256)
-    with _alone(folder):
+    with alone(folder):
         if not force:
             found = weights.trained(spec, data.name, recipe, data.sha256, checkpoints)
             if found.trained:
@@ -86,60 +88,69 @@ def open_splits(spec: ModelSpec, data: Data, recipe: Recipe) -> Splits:
     )
 
 
-def _train(
-    spec: ModelSpec,
-    data: Data,
-    recipe: Recipe,
-    folder: Path,
+def learn(
+    learner: Learner,
+    loaders: Loaders,
     machine: Machine,
-    report: Callable[[str], None] | None,
+    folder: Path,
     resumes: bool,
+    finish: Callable[[Mapping[str, float]], None],
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    last = folder / checkpoint.LAST
-    loaders = Loaders(open_splits(spec, data, recipe), recipe, machine.workers)
-    with trainers.prepared(recipe.seed, recipe.threads):
-        network, start = _start(spec, data.name)
-        learner = Learner(spec.name, network, start, recipe, folder / checkpoint.METRICS, report)
-        trainer = trainers.make(machine, recipe, folder, report is None)
-        trainers.fit(trainer, learner, loaders, last if resumes and last.exists() else None)
-        _restore(learner, last)
-        tested = trainers.test(trainer, learner, loaders)
-        if trainer.is_global_zero:
-            _finish(spec, data, learner, tested, folder)
-        trainer.strategy.barrier()
+    """Train to the last epoch, going on from one that is in `folder` if it `resumes`, and judge on test.
 
-
-def _start(spec: ModelSpec, dataset: str) -> tuple[nn.Module, torch.Tensor]:
-    """The network as it starts, and what it computes then. Raises ModelError.
-
-    Its output must be a number for each class.
+    The network is back on the CPU then, and the first process has called `finish` with the figures on the
+    test split. To be called in `trainer.prepared`. callbacks: Lightning's, further ones. Raises as `train`.
     """
-    network = loading.make(spec)
-    output, classes = loading.probe(spec, network), catalog.known(dataset).classes
+    last = folder / checkpoint.LAST
+    trainer = trainers.make(machine, learner.recipe, folder, not learner.reports, callbacks)
+    trainers.fit(trainer, learner, loaders, last if resumes and last.exists() else None)
+    _restore(learner, last)
+    tested = trainers.test(trainer, learner, loaders)
+    if trainer.is_global_zero:
+        finish(tested)
+    trainer.strategy.barrier()
+
+
+def check_classes(spec: ModelSpec, output: np.ndarray, dataset: str) -> None:
+    """Raises ModelError unless a network's output is a number for each class of a dataset."""
+    classes = catalog.known(dataset).classes
     if output.shape[1:] != (classes,):
         cause = f"model {spec.name}: its output is {list(output.shape)}, {dataset} has {classes} classes"
         raise ModelError(cause, "correct the network or its arguments")
-    return network.train(), torch.from_numpy(output)
 
 
-def _restore(learner: Learner, last: Path) -> None:
-    """The learner as it was after the last epoch, which may have been in another process."""
-    content = torch.load(last, map_location="cpu", weights_only=True)
-    learner.cpu().float().load_state_dict(content["state_dict"])
-    learner.history = content["history"]
+def exact(split: str, figures: Mapping[str, float]) -> dict[str, Any]:
+    """Top-1 and the number of images of a split, without what Lightning's float32 did to them."""
+    n = round(figures[f"{split}_n"])
+    correct = round(figures[f"{split}_top1_fraction"] * n)
+    return {f"{split}_top1_fraction": correct / n, f"{split}_n": n}
 
 
-def _finish(spec: ModelSpec, data: Data, learner: Learner, tested: Mapping[str, float], folder: Path) -> None:
-    """Write the weights, then the manifest, which makes them count."""
+def versions() -> dict[str, str]:
+    """Of the packages that the weights depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def save(
+    spec: ModelSpec,
+    learner: Learner,
+    tested: Mapping[str, float],
+    folder: Path,
+    kind: type[checkpoint.Manifest],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write what a learner has become, then the manifest of this kind, which makes it count.
+
+    facts: what the manifest says beside the network, its figures and times. Raises StorageError.
+    """
     network, recipe, epoch = learner.network.cpu().float(), learner.recipe, learner.history[-1]
-    facts: dict[str, Any] = {
-        "key": checkpoint.key(spec, data.name, recipe),
+    facts = {
+        **facts,
         "model": checkpoint.describe(spec),
-        "dataset": data.name,
-        "data_sha256": data.sha256,
-        **_exact("val", epoch),
-        **_exact("test", tested),
-        "versions": {name: version(name) for name in _PACKAGES},
+        **exact("val", epoch),
+        **exact("test", tested),
+        "versions": versions(),
     }
     # No times in here: the same training gives the same file.
     content = {
@@ -149,12 +160,12 @@ def _finish(spec: ModelSpec, data: Data, learner: Learner, tested: Mapping[str, 
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    manifest = checkpoint.Manifest(
+    manifest = kind(
         **facts,
         recipe=recipe,
         sha256=hashlib.sha256(buffer.getbuffer()).hexdigest(),
         seconds=sum(figures["seconds"] for figures in learner.history),
-        finished_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        finished_at=checkpoint.now(),
     )
     (folder / checkpoint.MANIFEST).unlink(missing_ok=True)
     cache.atomic_write(folder / checkpoint.WEIGHTS, buffer.getvalue())
@@ -162,18 +173,46 @@ def _finish(spec: ModelSpec, data: Data, learner: Learner, tested: Mapping[str, 
     (folder / checkpoint.LAST).unlink()
 
 
-def _exact(split: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Top-1 and the number of images, without what Lightning's float32 did to them."""
-    n = round(figures[f"{split}_n"])
-    correct = round(figures[f"{split}_top1_fraction"] * n)
-    return {f"{split}_top1_fraction": correct / n, f"{split}_n": n}
-
-
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """The first process of a training keeps other trainings out; its further devices' are let in."""
     if trainers.is_first_process():
         with checkpoint.lock(folder):
             yield
     else:
         yield
+
+
+def _train(
+    spec: ModelSpec,
+    data: Data,
+    recipe: Recipe,
+    folder: Path,
+    machine: Machine,
+    report: Callable[[str], None] | None,
+    resumes: bool,
+) -> None:
+    facts = {
+        "key": checkpoint.key(spec, data.name, recipe),
+        "dataset": data.name,
+        "data_sha256": data.sha256,
+    }
+    loaders = Loaders(open_splits(spec, data, recipe), recipe, machine.workers)
+    with trainers.prepared(recipe.seed, recipe.threads):
+        network = loading.make(spec)
+        start = loading.probe(spec, network)
+        check_classes(spec, start, data.name)
+        metrics = folder / checkpoint.METRICS
+        learner = Learner(spec.name, network.train(), torch.from_numpy(start), recipe, metrics, report)
+
+        def finish(tested: Mapping[str, float]) -> None:
+            save(spec, learner, tested, folder, checkpoint.Manifest, facts)
+
+        learn(learner, loaders, machine, folder, resumes, finish)
+
+
+def _restore(learner: Learner, last: Path) -> None:
+    """The learner as it was after the last epoch, which may have been in another process."""
+    content = torch.load(last, map_location="cpu", weights_only=True)
+    learner.cpu().float().load_state_dict(content["state_dict"])
+    learner.history = content["history"]

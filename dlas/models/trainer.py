@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ vision.name_operators()  # Lightning imports TorchVision
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -62,7 +62,9 @@ class AtomicCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def make(machine: Machine, recipe: Recipe, folder: Path, progress_bar: bool) -> Trainer:
+def make(
+    machine: Machine, recipe: Recipe, folder: Path, progress_bar: bool, callbacks: Sequence[Callback] = ()
+) -> Trainer:
     """A Trainer that keeps the last whole epoch in `folder`. Raises UsageError for what is not there."""
     last = ModelCheckpoint(
         dirpath=folder,
@@ -80,7 +82,7 @@ def make(machine: Machine, recipe: Recipe, folder: Path, progress_bar: bool) -> 
             strategy=machine.strategy,
             precision=machine.precision,  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
-            callbacks=[last],
+            callbacks=[*callbacks, last],
             plugins=[AtomicCheckpoints()],
             logger=board,
             log_every_n_steps=1,

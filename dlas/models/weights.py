@@ -12,6 +12,7 @@ from dlas import cache
 from dlas.errors import ModelError, TrainingError
 from dlas.models import checkpoint
 from dlas.models import recipe as recipes
+from dlas.models.checkpoint import Manifest
 from dlas.models.recipe import Recipe
 from dlas.tomlfile import shown
 from dlas.values import ModelSpec, Weights
@@ -65,18 +66,23 @@ def trained(spec: ModelSpec, dataset: str, recipe: Recipe, data_sha256: str, che
             reason = f"{shown(found[0][0])} was trained on other data than this {dataset}"
         return Weights("untrained", reason=f"{reason}: train it with `invoke train`")
     folder, manifest = fitting[0]
-    path = folder / checkpoint.WEIGHTS
-    if not path.is_file() or file_sha256(path) != manifest.sha256:
-        cause = f"{path}: {'is not what was trained' if path.exists() else 'is missing'}"
-        raise TrainingError(cause, f"remove {folder} and train again")
     return Weights(
         origin="trained",
-        path=path,
+        path=checked_file(folder, manifest),
         sha256=manifest.sha256,
         recipe=recipe.name,
         data_sha256=manifest.data_sha256,
         seconds=manifest.seconds,
     )
+
+
+def checked_file(folder: Path, manifest: Manifest) -> Path:
+    """The weights in a checkpoint's folder. Raises TrainingError unless they are those that were trained."""
+    path = folder / checkpoint.WEIGHTS
+    if not path.is_file() or file_sha256(path) != manifest.sha256:
+        cause = f"{path}: {'is not what was trained' if path.exists() else 'is missing'}"
+        raise TrainingError(cause, f"remove {folder} and train again")
+    return path
 
 
 def published(spec: ModelSpec) -> str:

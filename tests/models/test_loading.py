@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dlas.errors import ModelError
+from dlas.models import checkpoint
 from dlas.models.loading import Model, load, predict
 from dlas.models.mobilenet import mobilenetv1
 from dlas.values import ModelSpec, Weights
@@ -314,7 +315,9 @@ def test_a_file_that_does_not_fit_says_where(tmp_path: Path, state: dict[str, to
     assert "is no state dict" in refused([1])
     assert "is no state dict" in refused({"state_dict": 3})
     assert "is no state dict" in refused({"epoch": 3})
-    assert "its output has NaN" in refused({**state, "linear.bias": torch.full((10,), torch.nan)})
+    for number in (torch.nan, -torch.inf):
+        broken = refused({**state, "linear.bias": torch.full((10,), number)})
+        assert "own.pt: linear.bias has NaN or infinity; give weights that are numbers" in broken
     assert "own.pt cannot be read: UnpicklingError" in refused(mobilenetv1(width=1))
 
 
@@ -353,6 +356,55 @@ def test_a_trained_network_must_compute_what_it_did_when_it_was_trained(
         with pytest.raises(ModelError, match=r"was trained; train it again with `invoke train --force`"):
             load(TINY, trained(other))
         assert load(TINY, replace(trained(other), origin="given")).output.shape == (1, 10)
+
+
+def test_a_network_may_be_changed_before_it_is_used(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    seen = []
+
+    def silence(module: nn.Module, x: torch.Tensor) -> nn.Module:
+        seen.append((module.training, x.numpy().copy(), run(module, x.numpy()).numpy()))
+        module.linear.bias.zero_()
+        x.zero_()
+        return nn.Sequential(module, nn.Flatten())
+
+    weights = save(tmp_path / "own.pt", state)
+    trained = {"state_dict": state, "probe": torch.from_numpy(load(TINY, weights).output)}
+    for found in (UNTRAINED, weights, replace(save(tmp_path / "trained.pt", trained), origin="trained")):
+        plain, changed = load(TINY, found), load(TINY, found, silence)
+        training, array, before = seen.pop()
+        assert not training
+        assert np.array_equal(array, plain.input)
+        assert np.array_equal(before, plain.output)
+        assert isinstance(changed.module, nn.Sequential)
+        assert not changed.module.training
+        assert np.array_equal(changed.input, plain.input)
+        difference = plain.output - changed.output
+        np.testing.assert_allclose(difference[0], plain.module.linear.bias.detach(), atol=1e-5)
+
+
+def test_weights_that_were_trained_on_are_of_this_network(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    output = load(TINY, save(tmp_path / "own.pt", state)).output
+
+    def level(spec: ModelSpec, probe: np.ndarray = output) -> Weights:
+        about = {"model": checkpoint.describe(spec)}
+        content = {"state_dict": state, "probe": torch.from_numpy(probe), "about": about}
+        return replace(save(tmp_path / "level.pt", content), origin="pretrained", finetuning="mine")
+
+    for name in ("tiny", "renamed"):
+        assert np.array_equal(load(TINY, level(replace(TINY, name=name))).output, output)
+    for other in (replace(TINY, factory="own:net"), replace(TINY, input_shape=(1, 3, 64, 64))):
+        with pytest.raises(
+            ModelError, match=r"^model tiny: .*level.pt is not of this network, pruned"
+        ) as caught:
+            load(TINY, level(other))
+        assert "\n" not in str(caught.value)
+    plain = replace(save(tmp_path / "own.pt", state), finetuning="mine")
+    with pytest.raises(ModelError, match="is not of this network, pruned and trained on"):
+        load(TINY, plain)
+    with pytest.raises(ModelError, match=r"definition has changed since .*; train it again after removing"):
+        load(TINY, level(TINY, 2 * output))
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 16), (5, 2), (6, 3)])

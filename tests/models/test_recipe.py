@@ -45,7 +45,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 def test_every_shipped_recipe_loads_and_digits_are_not_mirrored() -> None:
-    names = set(tomlfile.shipped(recipes.FOLDER))
+    names = {name for name in tomlfile.shipped(recipes.FOLDER) if not name.endswith("_finetune")}
     assert names >= {"paper", "digits"}
     assert {recipes.load(name).name for name in names} == names
     assert not recipes.load("digits").flip
@@ -103,6 +103,17 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
         recipes.load(str(tmp_path / "absent.toml"))
     with pytest.raises(UsageError, match="names the recipe 'My-own'"):
         recipes.load(write(tmp_path, name="My-own.toml"))
+
+
+def test_a_recipe_for_fine_tuning_is_none_to_train_with(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"^dlas/recipes/digits_finetune.toml: has levels, so it trains pruned networks on; give a "
+        r"recipe that trains from scratch, as digits, paper$",
+    ):
+        recipes.load("digits_finetune")
+    with pytest.raises(UsageError, match=r"mine.toml: has levels"):
+        recipes.load(write(tmp_path, "seed = 0", "seed = 0\nweight_levels = [0.5]"))
 
 
 def test_the_digest_is_of_all_that_trains_and_of_nothing_else() -> None:
