@@ -31,6 +31,7 @@ SHAPES = {
     "more padding than kernel": Conv2d(1, 3, 4, 4, 5, 2, 2, padding=(3, 3, 3, 3)),
     "dilated": Conv2d(1, 4, 12, 11, 6, 3, 2, padding=(2, 0, 2, 0), dilation=(2, 3)),
     "grouped": Conv2d(1, 12, 8, 8, 20, 3, 3, padding=(1, 1, 1, 1), groups=4),
+    "grouped, as wide as two vectors and a half": Conv2d(1, 8, 2, 1, 80, 1, 1, groups=2),
     "grouped, odd": Conv2d(1, 9, 6, 7, 15, 3, 3, stride=(2, 1), groups=3),
     "depthwise": Conv2d(1, 10, 9, 7, 10, 3, 3, padding=(1, 1, 1, 1), groups=10),
     "depthwise, two each, strided": Conv2d(1, 3, 9, 9, 6, 3, 3, stride=(2, 2), groups=3),
@@ -85,6 +86,34 @@ def test_minimal_convolution_is_exact(shape: str, algorithm: str) -> None:
     x, weight = operands(conv)
     actual = compile_and_run(relax_conv2d(conv, weight), algorithm, "minimal", x)
     assert_close(actual, reference.conv2d(x, weight, conv))
+
+
+def halved(conv: Conv2d, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """What is computed, in float64, from operands that are stored as float16."""
+    bias = (np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5).astype("float16")
+    return np.maximum(reference.conv2d(x.astype("float16"), weight.astype("float16"), conv) + bias, 0)
+
+
+HALF = 2.0**-11  # a rounding to float16, relative
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_convolution_in_half_is_rounded_once(shape: str, algorithm: str) -> None:
+    conv = SHAPES[shape]
+    x, weight = operands(conv)
+    mod = relax_conv2d(conv, weight, "bias and relu", between=True)
+    actual = compile_and_run(mod, algorithm, "scheduled", x, COMPILERS["this machine's"], "fp16")
+    np.testing.assert_allclose(actual, halved(conv, x, weight), rtol=1.01 * HALF, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["odd channels", "pointwise", "grouped, odd", "depthwise", "one output"])
+def test_a_minimal_convolution_in_half_is_rounded_once(shape: str) -> None:
+    conv = SHAPES[shape]
+    x, weight = operands(conv)
+    mod = relax_conv2d(conv, weight, "bias and relu", between=True)
+    actual = compile_and_run(mod, "gemm", "minimal", x, AVX2, "fp16")
+    np.testing.assert_allclose(actual, halved(conv, x, weight), rtol=1.01 * HALF, atol=1e-4)
 
 
 @st.composite

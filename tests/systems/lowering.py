@@ -20,28 +20,39 @@ NEON = Compiler(
 )
 
 
-def relax_conv2d(conv: Conv2d, weight: np.ndarray, epilogue: str = "") -> tvm.IRModule:
-    """A Relax module of one convolution, with or without a bias and a ReLU after it."""
+def relax_conv2d(conv: Conv2d, weight: np.ndarray, epilogue: str = "", between: bool = False) -> tvm.IRModule:
+    """A Relax module of one convolution, with or without a bias and a ReLU after it.
+
+    between: two kernels that compute nothing are around it, so that it neither reads the input nor writes the
+    output.
+    """
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((conv.N, conv.CI, conv.H, conv.W), "float32"))
     with builder.function("main", [x]):
         with builder.dataflow():
+            y = builder.emit(relax.op.nn.max_pool2d(x)) if between else x
             y = builder.emit(
                 relax.op.nn.conv2d(
-                    x, relax.const(weight), conv.stride, conv.padding, conv.dilation, conv.groups
+                    y, relax.const(weight), conv.stride, conv.padding, conv.dilation, conv.groups
                 )
             )
             if epilogue:
                 bias = relax.const(np.arange(conv.CO, dtype="float32").reshape(1, -1, 1, 1) / conv.CO - 0.5)
                 y = builder.emit(relax.op.nn.relu(builder.emit(relax.op.add(y, bias))))
+            y = builder.emit(relax.op.nn.max_pool2d(y)) if between else y
             out = builder.emit_output(y)
         builder.emit_func_output(out)
     return builder.get()
 
 
 def compile_and_run(
-    mod: tvm.IRModule, algorithm: str, schedule: str, x: np.ndarray, compiler: Compiler = AVX2
+    mod: tvm.IRModule,
+    algorithm: str,
+    schedule: str,
+    x: np.ndarray,
+    compiler: Compiler = AVX2,
+    precision: str = "fp32",
 ) -> np.ndarray:
-    lowered, _ = passes.lower(mod, algorithm, schedule, compiler)
+    lowered, _ = passes.lower(mod, algorithm, schedule, compiler, precision)
     machine = relax.VirtualMachine(generate(lowered, compiler), tvm.cpu())
     return machine["main"](tvm.runtime.tensor(x)).numpy()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
-from dlas.systems.schedules import roles
+from dlas.systems.schedules import conversions, roles
 from dlas.values import Compiler
 
 OUTER_AXES = 2
@@ -17,6 +17,7 @@ OUTER_AXES = 2
 def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     """Run the first two spatial axes of every block on threads."""
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    conversions.inline(sch, kept=conversions.names(sch, roles.find(sch, *roles.CONVOLUTION_ROLES)))
     for block in roles.blocks(sch):
         outer = roles.spatial_loops(sch, block)[:OUTER_AXES]
         if outer:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from tvm import s_tir
 
 SPATIAL = 0  # tvm.tirx.IterVar.DataPar
 CONVOLUTION_ROLES = ("accumulate", "depthwise")
+TILE_AXES = 4  # the leading axes of an accumulating block: N, channel block, tile row, tile column
 
 
 def blocks(sch: s_tir.Schedule) -> list[Any]:
@@ -31,6 +33,28 @@ def name(sch: s_tir.Schedule, block: Any) -> str:
 
 def extent(sch: s_tir.Schedule, loop: Any) -> int:
     return int(sch.get(loop).extent)
+
+
+def trips(sch: s_tir.Schedule, loops: list[Any]) -> int:
+    """How often the body of these nested loops runs."""
+    return prod(extent(sch, loop) for loop in loops)
+
+
+def extents(sch: s_tir.Schedule, block: Any) -> list[int]:
+    """Of all axes of a block."""
+    return [int(axis.dom.extent) for axis in sch.get(block).iter_vars]
+
+
+def sum_extents(sch: s_tir.Schedule, block: Any) -> list[int]:
+    """Of the axes that a block sums over, its last ones."""
+    axes = sch.get(block).iter_vars
+    return [int(axis.dom.extent) for axis in axes if int(axis.iter_type) != SPATIAL]
+
+
+def tile_extents(sch: s_tir.Schedule, block: Any) -> list[int]:
+    """Of the axes that run over the outputs of one tile of a convolution."""
+    found = extents(sch, block)
+    return found[TILE_AXES : len(found) - len(sum_extents(sch, block))]
 
 
 def spatial_loops(sch: s_tir.Schedule, block: Any) -> list[Any]:

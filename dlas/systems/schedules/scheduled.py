@@ -6,17 +6,27 @@ The three algorithms differ in what they read; their inner kernel is one, and so
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import tvm
 from tvm import s_tir, tirx
 
-from dlas.systems.schedules import roles
+from dlas.systems.schedules import conversions, roles
 from dlas.values import Compiler
 
 PARALLEL_TASKS = 32  # enough to share out evenly among the threads of a small device
 PARALLEL_OPERATIONS = 16384  # less work than this costs less than waking a thread
-TILE_AXES = 4  # the leading axes of an accumulating block: N, channel block, tile row, tile column
+
+
+class Loops(NamedTuple):
+    """The loop over a convolution's tiles, and those that its input is packed in and its filter widened in.
+
+    None: all of it, before the convolution.
+    """
+
+    tile: Any
+    packing: Any | None
+    panel: Any | None
 
 
 def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
@@ -25,14 +35,20 @@ def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     convolutions = roles.find(sch, *roles.CONVOLUTION_ROLES)
     outputs = [fuse_epilogue(sch, block) for block in convolutions]
     inputs = roles.find(sch, "pad", "pack")
-    schedule_others(sch, {roles.name(sch, block) for block in (*inputs, *convolutions, *outputs)})
-    for block, output in zip(convolutions, outputs, strict=True):
-        thread_loop, tile_loop = tile_output(sch, block, output, compiler.l2_bytes)
+    operands = [widened_operands(sch, block) for block in convolutions]
+    widened = [block for pair in operands for block in pair if block is not None]
+    schedule_others(sch, {roles.name(sch, block) for block in (*inputs, *widened, *convolutions, *outputs)})
+    for block, output, (data, panel) in zip(convolutions, outputs, operands, strict=True):
+        loops = tile_output(sch, block, output, compiler.l2_bytes, panel is not None)
         sch.set_scope(block, 0, "local")
-        sch.compute_at(block, tile_loop, preserve_unit_loops=True)
+        sch.compute_at(block, loops.tile, preserve_unit_loops=True)
         accumulate_in_registers(sch, block, compiler.vector_lanes)
         for packed in roles.find(sch, "pack"):
-            schedule_packing(sch, packed, None if thread_loop is tile_loop else thread_loop)
+            schedule_packing(sch, packed, loops.packing)
+        if panel is not None:
+            schedule_panel(sch, panel, loops.panel)
+        if data is not None:
+            convert(sch, data)
     for block in roles.find(sch, "pad"):
         parallelize(sch, block, roles.spatial_loops(sch, block)[:-2])
     return sch.mod["main"]
@@ -49,30 +65,77 @@ def fuse_epilogue(sch: s_tir.Schedule, block: Any) -> Any:
     return own[-1]
 
 
-def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int) -> tuple[Any, Any]:
-    """Cut the NCHW output into the block's tiles; return the loop that threads share, and that over tiles.
+def widened_operands(sch: s_tir.Schedule, block: Any) -> conversions.Operands:
+    """The operands of a convolution to widen ahead of it.
 
-    They are one where each thread gets single tiles. Else a thread gets a place in the image and computes
-    the tiles of all channel blocks there.
+    Not a filter that a single tile covers the image with: each of its values is read once.
     """
-    extents = _extents(sch, block)
-    height, width, *lanes = extents[TILE_AXES : len(extents) - len(_reduction_extents(sch, block))]
+    operands = conversions.operands(sch, block)
+    is_read_once = len(roles.tile_extents(sch, block)) == 3 and _places(sch, block) == 1
+    return operands._replace(filter=None) if is_read_once else operands
+
+
+def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int, has_panel: bool) -> Loops:
+    """Cut the NCHW output into the block's tiles.
+
+    A thread gets a place in the image and computes the tiles of all channel blocks there; or single tiles;
+    or, of a filter to widen, one channel block and many places.
+    """
+    extents = roles.extents(sch, block)
+    height, width, *lanes = roles.tile_extents(sch, block)
     n, o, h, w = sch.get_loops(output)
     o, lane = sch.split(o, [None, lanes[0] if lanes else 1])
     h, row = sch.split(h, [None, height])
     w, column = sch.split(w, [None, width])
-    filter_bytes = 4 * extents[1] * prod(lanes) * prod(_reduction_extents(sch, block))
+    filter_bytes = 4 * extents[1] * prod(lanes) * prod(roles.sum_extents(sch, block))
     # Filters that do not fit the cache go through it once, otherwise the image does. Depthwise, both do.
     is_by_channel = not lanes or filter_bytes > l2_bytes
     outer = [n, o, h, w] if is_by_channel else [n, h, w, o]
     sch.reorder(*outer, lane, row, column)
     sch.vectorize(column)
-    if not is_by_channel and _product(sch, [n, h, w]) >= PARALLEL_TASKS:
-        thread_loop, tile_loop = sch.fuse(n, h, w), o
+    if has_panel and lanes and is_by_channel:
+        thread_loop, tile_loop = share_panels(sch, o, [n, h, w])
+        loops = Loops(tile_loop, None, thread_loop)
+    elif not is_by_channel and roles.trips(sch, [n, h, w]) >= PARALLEL_TASKS:
+        thread_loop = sch.fuse(n, h, w)
+        loops = Loops(o, thread_loop, None)
     else:
-        thread_loop = tile_loop = sch.fuse(*outer)
+        thread_loop = sch.fuse(*outer)
+        loops = Loops(thread_loop, None, None)
     sch.parallel(thread_loop)
-    return thread_loop, tile_loop
+    return loops
+
+
+def share_panels(sch: s_tir.Schedule, o: Any, places: list[Any]) -> tuple[Any, Any]:
+    """Share channel blocks among the threads, and places only as far as those are too few.
+
+    Returns the threads' loop, in which a panel is widened, and the loop over the places that read it.
+    """
+    sch.reorder(o, *places)
+    place = sch.fuse(*places)
+    wanted = max(1, PARALLEL_TASKS // roles.extent(sch, o))
+    parts = max(n for n in range(1, wanted + 1) if roles.extent(sch, place) % n == 0)
+    part, place = sch.split(place, [parts, None])
+    return sch.fuse(o, part), place
+
+
+def schedule_panel(sch: s_tir.Schedule, panel: Any, loop: Any | None) -> None:
+    """Widen a filter inside a loop, as far as it is read there, or all of it before."""
+    if loop is None:
+        convert(sch, panel)
+    else:
+        sch.compute_at(panel, loop, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(panel)[-1])
+
+
+def convert(sch: s_tir.Schedule, block: Any) -> None:
+    """Widen all of an array: to LLVM, one long loop over neighbours in each task."""
+    whole = sch.fuse(*sch.get_loops(block))
+    extent = roles.extent(sch, whole)
+    if extent >= PARALLEL_OPERATIONS:
+        tasks = max(n for n in range(1, PARALLEL_TASKS + 1) if extent % n == 0)
+        task, _ = sch.split(whole, [tasks, None])
+        sch.parallel(task)
 
 
 def schedule_packing(sch: s_tir.Schedule, packed: Any, thread_loop: Any | None) -> None:
@@ -86,9 +149,9 @@ def schedule_packing(sch: s_tir.Schedule, packed: Any, thread_loop: Any | None) 
 
 def accumulate_in_registers(sch: s_tir.Schedule, block: Any, vector_lanes: int) -> None:
     """Unroll a tile inside the reduction, its last axis in vectors, so that the sums stay in registers."""
-    extents, sums = _extents(sch, block), len(_reduction_extents(sch, block))
+    extents, sums = roles.extents(sch, block), len(roles.sum_extents(sch, block))
     loops = sch.get_loops(block)
-    tile = loops[-(len(extents) - TILE_AXES) : -sums]
+    tile = loops[-(len(extents) - roles.TILE_AXES) : -sums]
     reduction = loops[-sums:]
     sch.reorder(*reduction, *tile)
     *unrolled, last = tile
@@ -126,24 +189,19 @@ def parallelize(sch: s_tir.Schedule, block: Any, loops: list[Any]) -> None:
 
     No more loops than make enough tasks: what is fused is taken apart again by divisions.
     """
-    operations = _product(sch, sch.get_loops(block))
+    operations = roles.trips(sch, sch.get_loops(block))
     if not loops or operations < PARALLEL_OPERATIONS:
         return
-    count = next((n for n in range(1, len(loops)) if _product(sch, loops[:n]) >= PARALLEL_TASKS), len(loops))
+    count = next(
+        (n for n in range(1, len(loops)) if roles.trips(sch, loops[:n]) >= PARALLEL_TASKS), len(loops)
+    )
     sch.parallel(sch.fuse(*loops[:count]))
 
 
-def _product(sch: s_tir.Schedule, loops: list[Any]) -> int:
-    return prod(roles.extent(sch, loop) for loop in loops)
-
-
-def _extents(sch: s_tir.Schedule, block: Any) -> list[int]:
-    return [int(axis.dom.extent) for axis in sch.get(block).iter_vars]
-
-
-def _reduction_extents(sch: s_tir.Schedule, block: Any) -> list[int]:
-    axes = sch.get(block).iter_vars
-    return [int(axis.dom.extent) for axis in axes if int(axis.iter_type) != roles.SPATIAL]
+def _places(sch: s_tir.Schedule, block: Any) -> int:
+    """How many tiles a channel block has."""
+    n, _, y, x = roles.extents(sch, block)[: roles.TILE_AXES]
+    return n * y * x
 
 
 def _written_shape(sch: s_tir.Schedule, block: Any) -> list[int]:
