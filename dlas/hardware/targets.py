@@ -62,6 +62,7 @@ ALLOWED = {
     "vector_registers": SINCE_0,
     "l2_bytes": SINCE_0,
     "cxx": NOT_EMPTY,
+    "int8_activations": _one_of("uint8", "int8"),
     "gpu_arch": _matching(r"(sm_\d+)?", "sm_ and a number"),
     "runners": _one_of("local", "docker"),
     "threads": Allowed(lambda value: value >= 1, "1 and more"),

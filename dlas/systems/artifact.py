@@ -42,5 +42,5 @@ def read(folder: Path) -> Artifact:
 
 
 def hash_data(folder: Path) -> str:
-    """Of the input and of the oracle: a row's verdict rests on them. Raises StorageError."""
-    return cache.hash_files([folder / "input.npy", folder / "oracle.npy"])
+    """Of the input and of what to compare with: a row's verdict rests on them. Raises StorageError."""
+    return cache.hash_files([folder / f"{name}.npy" for name in ("input", "oracle", "float32")])

@@ -20,13 +20,12 @@ from dlas.errors import BuildError
 from dlas.systems import passes
 from dlas.systems.artifact import hash_data, write_manifest
 from dlas.systems.frontend import Imported
-from dlas.values import PACKAGES, Artifact, Cell, Compiler, Target, Weights
+from dlas.values import PACKAGES, Artifact, Cell, Compiler, Contents, Target
 
 
 def build(
     imported: Imported,
-    oracle: np.ndarray,
-    weights: Weights,
+    contents: Contents,
     cell: Cell,
     target: Target,
     key: str,
@@ -34,30 +33,39 @@ def build(
 ) -> Artifact:
     """Compile a network for a target into an empty folder.
 
-    oracle is PyTorch's output for the input that the network was imported with, weights say where its
-    parameters come from, key names all that the artifact is made from. Raises UsageError, ScheduleError,
-    BuildError, or StorageError for a full disk.
+    key names all that the artifact is made from. Raises UsageError, ModelError, ScheduleError, BuildError, or
+    StorageError for a full disk.
     """
     started = time.monotonic()
-    lowered, operators = passes.lower(imported.mod, cell.algorithm, cell.tuning, target.compiler)
-    seconds = {"import": imported.seconds, "lower": time.monotonic() - started}
+    lowered, operators = passes.lower(
+        imported.mod, cell.algorithm, cell.tuning, target.compiler, cell.precision
+    )
+    seconds = {**contents.stage_seconds, "lower": time.monotonic() - started}
     path = folder / "model.so"
     seconds |= export(lowered, target.compiler, path)
     np.save(folder / "input.npy", imported.x)
-    np.save(folder / "oracle.npy", oracle)
+    np.save(folder / "oracle.npy", contents.oracle)
+    np.save(folder / "float32.npy", contents.float32)
     artifact = Artifact(
         path=folder,
         key=key,
         sha256=cache.hash_file(path),
         data_sha256=hash_data(folder),
-        output_shape=oracle.shape,
-        weights=weights.origin,
-        weights_sha256=weights.sha256,
+        output_shape=contents.oracle.shape,
+        weights=contents.weights.origin,
+        weights_sha256=contents.weights.sha256,
         ops_total=operators.total,
         ops_as_asked=operators.as_asked,
         ops_depthwise=operators.depthwise,
+        ops_integer=operators.integer,
         fallbacks=operators.fallbacks,
         kernels=tuple(passes.called_functions(lowered)),
+        level_fraction=contents.level_fraction,
+        weight_sparsity_fraction=operators.weight_sparsity_fraction,
+        arithmetic=operators.arithmetic,
+        layout=operators.layout,
+        oracle_name=contents.oracle_name,
+        calibration=contents.calibration,
         versions={name: version(name) for name in PACKAGES},
         stage_seconds=seconds,
     )

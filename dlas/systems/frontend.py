@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import re
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -30,19 +29,16 @@ from dlas.systems.torch_convolution import WidenConv1d, import_convolution
 class Imported:
     """A network to build, as often as wanted: building leaves it as it is.
 
-    mod is as from `to_relax`, x the float32 input that it was made with; it took these seconds.
+    mod is as from `to_relax` or `quantized.import_quantized`, x the float32 input that it was made with.
     """
 
     mod: tvm.IRModule
     x: np.ndarray
-    seconds: float
 
 
 def import_network(module: nn.Module, x: np.ndarray) -> Imported:
     """Import a network in eval mode with an input. Raises what `to_relax` raises."""
-    started = time.monotonic()
-    mod = to_relax(module, x)
-    return Imported(mod, x, time.monotonic() - started)
+    return Imported(to_relax(module, x), x)
 
 
 def to_relax(module: nn.Module, array: np.ndarray) -> tvm.IRModule:

@@ -107,9 +107,15 @@ def test_hikey_is_the_papers() -> None:
         vector_registers=32,
         l2_bytes=512 * 1024,
         cxx="aarch64-linux-gnu-g++",
+        int8_activations="int8",
     )
     assert target.board == Board(runners=(), threads=4, cpu_set="4-7")
     assert target.detected == ""
+
+
+def test_integers_are_unsigned_where_a_board_does_not_say(board: Path) -> None:
+    assert targets.load(str(board)).compiler.int8_activations == "uint8"
+    assert targets.load("x86_avx", detect=host).compiler.int8_activations == "uint8"
 
 
 def test_gpus_tell_what_their_containers_need() -> None:
@@ -216,9 +222,14 @@ def test_a_shipped_target_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             "vector_lanes = 4",
+            'vector_lanes = 4\nint8_activations = "int4"',
+            "[compiler] int8_activations is 'int4', allowed: uint8, int8; correct the file",
+        ),
+        (
+            "vector_lanes = 4",
             "vector_lane = 4",
             "[compiler] unknown key 'vector_lane', allowed: kind, arch, mtriple, mcpu, mattr, vector_lanes, "
-            "vector_registers, l2_bytes, cxx, gpu_arch; did you mean vector_lanes?",
+            "vector_registers, l2_bytes, cxx, gpu_arch, int8_activations; did you mean vector_lanes?",
         ),
         (
             "threads = 4",

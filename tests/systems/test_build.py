@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from dlas.errors import BuildError
 from dlas.systems import artifact, passes
 from dlas.systems.build import build, generate
 from dlas.systems.frontend import Imported, import_network
-from dlas.values import Artifact, Board, Cell, ModelSpec, Target, Weights
+from dlas.values import Artifact, Board, Cell, Contents, ModelSpec, Target, Weights
 from tests.networks import tiny
 from tests.systems.lowering import AVX2
 
@@ -67,7 +67,16 @@ def built(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Artif
     with torch.no_grad():
         oracle = network(torch.from_numpy(given.x)).numpy()
     folder = tmp_path_factory.mktemp("artifact")
-    return build(replace(given, seconds=12.5), oracle, WEIGHTS, cell("gemm"), TARGET, "a key", folder)
+    contents = Contents(
+        weights=WEIGHTS,
+        level_fraction=0.25,
+        oracle_name="pytorch",
+        oracle=oracle,
+        float32=oracle + 1,
+        calibration="8 images of noise",
+        stage_seconds={"quantize": 3.0, "import": 12.5},
+    )
+    return build(given, contents, cell("gemm"), TARGET, "a key", folder)
 
 
 def test_an_artifact_is_read_as_it_was_built(built: Artifact) -> None:
@@ -76,18 +85,45 @@ def test_an_artifact_is_read_as_it_was_built(built: Artifact) -> None:
         "model.so",
         "input.npy",
         "oracle.npy",
+        "float32.npy",
         "manifest.json",
     }
 
 
-def test_an_artifact_says_whose_weights_it_has(built: Artifact) -> None:
+def test_an_artifact_says_whose_weights_it_has_and_what_it_must_compute(built: Artifact) -> None:
     assert (built.weights, built.weights_sha256) == ("trained", "5" * 64)
+    assert (built.level_fraction, built.oracle_name) == (0.25, "pytorch")
+    assert built.calibration == "8 images of noise"
+    np.testing.assert_array_equal(built.float32(), built.oracle() + 1)
+
+
+@pytest.mark.parametrize("name", ["input", "oracle", "float32"])
+def test_its_data_have_a_hash(built: Artifact, tmp_path: Path, name: str) -> None:
+    shutil.copytree(built.path, tmp_path / "copy")
+    assert artifact.hash_data(tmp_path / "copy") == built.data_sha256
+    np.save(tmp_path / "copy" / f"{name}.npy", np.zeros(3))
+    assert artifact.hash_data(tmp_path / "copy") != built.data_sha256
+
+
+def test_an_artifact_says_what_it_computes_with(built: Artifact) -> None:
+    assert (built.arithmetic, built.layout) == ("float32", "nchw")
+    assert (built.ops_total, built.ops_integer, built.weight_sparsity_fraction) == (2, 0, 0)
+
+
+def test_zeros_in_the_weights_are_counted(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = tiny(channels=4)
+    with torch.no_grad():
+        network[0].weight[0] = 0  # 27 of 108 weights, beside 36 of the depthwise convolution
+    given = imported(network)
+    _, operators = passes.lower(given.mod, "gemm", "scheduled", AVX2)
+    assert operators.weight_sparsity_fraction == 27 / 144
 
 
 def test_each_stage_has_its_seconds(built: Artifact) -> None:
-    assert list(built.stage_seconds) == ["import", "lower", "compile", "link"]
+    assert list(built.stage_seconds) == ["quantize", "import", "lower", "compile", "link"]
     assert all(type(seconds) is float and seconds > 0 for seconds in built.stage_seconds.values())
-    assert built.stage_seconds["import"] == 12.5
+    assert (built.stage_seconds["quantize"], built.stage_seconds["import"]) == (3.0, 12.5)
 
 
 def test_the_library_computes_what_pytorch_does(built: Artifact) -> None:
@@ -96,7 +132,7 @@ def test_the_library_computes_what_pytorch_does(built: Artifact) -> None:
     np.testing.assert_allclose(output, built.oracle(), rtol=0, atol=1e-5 * np.abs(built.oracle()).max())
 
 
-@pytest.mark.parametrize("lost", ["stage_seconds", "weights_sha256", "cell"])
+@pytest.mark.parametrize("lost", ["stage_seconds", "weights_sha256", "level_fraction", "cell"])
 def test_a_manifest_without_a_field_is_damaged(built: Artifact, tmp_path: Path, lost: str) -> None:
     facts = json.loads((built.path / artifact.MANIFEST).read_text())
     del facts[lost]
