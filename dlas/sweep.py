@@ -11,17 +11,17 @@ from fnmatch import fnmatchcase
 
 from dlas.errors import SweepError
 from dlas.hardware import targets
-from dlas.sweepfile import Point, Sweep, Values, define, load
+from dlas.sweepfile import OF_DATASET, Point, Sweep, Values, define, load
 from dlas.values import Cell, Target
 
-__all__ = ["RULES", "Planned", "Rule", "Sweep", "expand", "listing", "load", "select"]
+__all__ = ["OF_DATASET", "RULES", "Planned", "Rule", "Sweep", "expand", "listing", "load", "select"]
 
 
 @dataclass(frozen=True)
 class Planned:
     """A cell of a sweep on its target. Both reasons are empty where nothing stands in the way.
 
-    trains: whether the network is trained where it has no checkpoint yet.
+    trains: whether the network is trained, and pruned, where it has no checkpoint yet.
     """
 
     cell: Cell
@@ -107,8 +107,13 @@ def _cells(sweep: Sweep, axes: Mapping[str, Values]) -> Iterator[Cell]:
     for point in itertools.product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
         training = sweep.training.get(values["dataset"])
-        recipe = training.recipe if training else ""
-        yield Cell(model=sweep.models[values.pop("model")], recipe=recipe, **values)
+        yield Cell(
+            model=sweep.models[values.pop("model")],
+            recipe=training.recipe if training else "",
+            finetuning=training.finetuning if training else "",
+            max_drop_fraction=sweep.max_drop_fraction,
+            **values,
+        )
 
 
 def _defined(cell: Cell) -> Cell:
@@ -127,7 +132,7 @@ def _planned(sweep: Sweep, cell: Cell, target: Target) -> Planned:
             reasons[rule.forbids].append(rule.reason.format(cell=cell, target=target))
     reasons["build"] += [reason for glob, reason in sweep.invalid if _matches(cell, glob)]
     training = sweep.training.get(cell.dataset)
-    trains = training is not None and training.train and not cell.model.weights
+    trains = training is not None and training.train
     return Planned(cell, target, "; ".join(reasons["build"]), "; ".join(reasons["measure"]), trains)
 
 

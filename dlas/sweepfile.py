@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dlas import tomlfile
+from dlas.compression import notation
 from dlas.datasets.catalog import DATASETS
-from dlas.errors import SweepError, TargetError, did_you_mean
+from dlas.errors import SweepError, TargetError, UsageError, did_you_mean
 from dlas.hardware import targets
-from dlas.models import recipe
+from dlas.sweeptables import FIX, MAX_DROP_FRACTION, Training, max_drop, named_file, tables, trainings
 from dlas.values import ModelSpec, Scalar
 
 FOLDER = Path(__file__).parent / "sweeps"
+OF_DATASET = {"cifar10": "cifar"}  # the sweep of a dataset whose name is not its own
 HOST = "host"  # an alias: the machine itself, for a sweep that names no target
 
 _SMALL = ("cifar10", "digits")  # images of 32x32
@@ -33,19 +35,18 @@ FACTORIES: Mapping[str, Mapping[str, str]] = {
     "efficientnetb0": {"imagenet": "dlas.models.imagenet:efficientnetb0"},
     "resnet50": {"imagenet": "dlas.models.imagenet:resnet50"},
 }
-# Axes in the order of the expansion, the outermost first, and what this version runs.
+# In the order of the expansion, the outermost first.
+AXES = ("model", "dataset", "compression", "precision", "format", "algorithm", "tuning", "target")
+# What this version runs, of the axes whose values can be listed.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
     "dataset": tuple(DATASETS),
-    "compression": ("dense",),
-    "precision": ("fp32",),
+    "precision": ("fp32", "fp16", "int8", "int8_ort_default"),
     "format": ("dense",),
     "algorithm": ("direct", "gemm", "spatial_pack"),
     "tuning": ("minimal", "scheduled"),
 }
-AXES = (*ALLOWED, "target")
-KEYS = ("description", "axes", "include", "exclude", "invalid", "models", "training")
-FIX = "correct the file"
+KEYS = ("description", "axes", "include", "exclude", "invalid", "models", "training", "elbow")
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 Values = tuple[str, ...]
@@ -54,23 +55,12 @@ Point = Mapping[str, str]  # a value, or a glob, for some or all axes
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the networks of a dataset get their weights: with this recipe, a name or a file.
-
-    train: whether the sweep itself trains a network that has no checkpoint yet.
-    """
-
-    recipe: str
-    train: bool
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A sweep as its file declares it, checked.
 
     axes holds every axis of AXES. models holds the user's networks and the built-in ones; an empty
     input_shape is the dataset's, and a factory may be the name of a built-in network. invalid: what
-    cannot be, and why. training: by dataset.
+    cannot be, and why. training: by dataset. max_drop_fraction: what the elbow may cost.
     """
 
     name: str
@@ -81,6 +71,7 @@ class Sweep:
     invalid: tuple[tuple[Point, str], ...]
     models: Mapping[str, ModelSpec]
     training: Mapping[str, Training]
+    max_drop_fraction: float = MAX_DROP_FRACTION
 
 
 def load(name_or_path: str) -> Sweep:
@@ -111,7 +102,8 @@ def load(name_or_path: str) -> Sweep:
             for where, entry in _entries(file, raw, "invalid", "reason")
         ),
         models=models,
-        training=_training(file, raw.get("training", {}), path.parent),
+        training=trainings(file, raw.get("training", {}), path.parent),
+        max_drop_fraction=max_drop(f"{file}: [elbow]", raw.get("elbow", {})),
     )
 
 
@@ -131,24 +123,13 @@ def define(model: ModelSpec, dataset: str) -> ModelSpec:
 def _models(file: str, raw: Any, folder: Path) -> dict[str, ModelSpec]:
     """The built-in networks, then the sweep's own. Raises SweepError."""
     models = {name: ModelSpec(name, name, ()) for name in FACTORIES}
-    for name, where, table in _tables(file, raw, "models"):
+    for name, where, table in tables(file, raw, "models"):
         if not tomlfile.NAME.fullmatch(name):
             raise SweepError(f"{where} names the model {name!r}, allowed: {tomlfile.NAME_RULE}", FIX)
         if name in FACTORIES:
             raise SweepError(f"{where} is the name of a built-in model", "choose another name")
         models[name] = _model(where, name, table, folder)
     return models
-
-
-def _tables(file: str, raw: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, place and contents of each table of [key.NAME]. Raises SweepError."""
-    if not isinstance(raw, dict):
-        raise SweepError(f"{file}: {key} is not a table of tables", f"write each as [{key}.NAME]")
-    for name, table in raw.items():
-        where = f"{file}: [{key}.{name}]"
-        if not isinstance(table, dict):
-            raise SweepError(f"{where} is not a table", f"write it as [{key}.{name}]")
-        yield name, where, table
 
 
 def _model(where: str, name: str, table: dict[str, Any], folder: Path) -> ModelSpec:
@@ -171,42 +152,8 @@ def _model(where: str, name: str, table: dict[str, Any], folder: Path) -> ModelS
         raise SweepError(f"{where} arguments is {arguments!r}, allowed is {words}", FIX)
     weights = table.get("weights", "")
     if "weights" in table:
-        weights = _path(f"{where} weights", weights, folder)
+        weights = named_file(f"{where} weights", weights, folder)
     return ModelSpec(name, factory, tuple(shape), tuple(sorted(arguments.items())), weights)
-
-
-def _training(file: str, raw: Any, folder: Path) -> dict[str, Training]:
-    """How networks are trained, by dataset. Raises SweepError, and UsageError for the recipe's own file."""
-    found = {}
-    for dataset, where, table in _tables(file, raw, "training"):
-        if dataset not in DATASETS:
-            near = did_you_mean(dataset, DATASETS) or FIX
-            raise SweepError(f"{where} is for no dataset, allowed: {', '.join(DATASETS)}", near)
-        tomlfile.check_keys(where, table, ("recipe", "train"), ("recipe", "train"), SweepError)
-        name, train = table["recipe"], table["train"]
-        if isinstance(name, str) and name.endswith(tomlfile.SUFFIX):
-            name = _path(f"{where} recipe", name, folder)
-        if not isinstance(name, str):
-            raise SweepError(f"{where} recipe is {name!r}, allowed is a recipe's name or its file", FIX)
-        if not isinstance(train, bool):
-            raise SweepError(f"{where} train is {train!r}, allowed are true and false", FIX)
-        if train and not DATASETS[dataset].trains:
-            raise SweepError(
-                f"{where} train is true, {dataset} has no training images here", "set it to false"
-            )
-        recipe.load(name)
-        found[dataset] = Training(name, train)
-    return found
-
-
-def _path(where: str, value: Any, folder: Path) -> str:
-    """A file that a sweep names, from the sweep's own folder. Raises SweepError where there is none."""
-    if not isinstance(value, str) or not value:
-        raise SweepError(f"{where} is {value!r}, allowed is the path of a file", FIX)
-    path = folder / Path(value).expanduser()
-    if not path.is_file():
-        raise SweepError(f"{where}: {path} is no file", "paths are relative to the sweep's file")
-    return str(path.resolve())
 
 
 def _axes(where: str, raw: Any, allowed: Allowed) -> Allowed:
@@ -232,12 +179,22 @@ def _checked(where: str, axis: str, value: Any, allowed: Allowed) -> str:
         raise SweepError(f"{where} has {value!r}, allowed is a string", FIX)
     if axis == "target":
         return _target_name(where, value)
+    if axis == "compression":
+        return _compression(where, value)
     if value not in allowed[axis]:
         words = ", ".join(allowed[axis])
         own = "declare a network of your own as [models.NAME]" if axis == "model" else FIX
         near = did_you_mean(value, allowed[axis]) or own
         raise SweepError(f"{where} has unknown {value!r}, allowed: {words}", near)
     return value
+
+
+def _compression(where: str, name: str) -> str:
+    try:
+        notation.parse(name)
+    except UsageError as error:
+        raise SweepError(f"{where}: {error.cause}", error.next_step) from error
+    return name
 
 
 def _target_name(where: str, name: str) -> str:

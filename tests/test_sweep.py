@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlas import sweep
+from dlas.compression import notation
 from dlas.errors import SweepError
 from dlas.hardware import targets
 from dlas.values import Board, Target
@@ -136,10 +138,42 @@ def test_a_network_of_ones_own_has_its_own_input(path: Path) -> None:
     assert planned[0].cell.model.input_shape == (1, 1, 28, 28)
 
 
-def test_cifar_has_the_papers_twelve_scheduled_cells() -> None:
-    planned = sweep.expand(sweep.load("cifar"), [DESK])
-    assert len(planned) == 24
-    assert len(sweep.select(planned, "*scheduled*")) == 12
+@pytest.mark.parametrize("name", ["cifar", "digits", "imagenet"])
+def test_a_matrix_compresses_one_way_at_a_time(name: str) -> None:
+    planned = sweep.expand(sweep.load(name), [DESK])
+    combinations = Counter((c.compression, c.precision, c.tuning) for c in (each.cell for each in planned))
+    assert set(combinations.values()) == {12}  # 4 networks by 3 algorithms
+    pruned = [compression for compression, *_ in combinations if compression != "dense"]
+    assert [notation.parse(one).technique for one in pruned] == ["weight", "channel", "channel"]
+    assert [notation.parse(one).shrunk for one in pruned] == [False, False, True]
+    assert set(combinations) == {
+        *((compression, "fp32", "scheduled") for compression in ["dense", *pruned]),
+        *(("dense", precision, "scheduled") for precision in ["fp16", "int8", "int8_ort_default"]),
+        ("dense", "fp32", "minimal"),
+    }
+    assert len(planned) == 96
+
+
+def test_digits_times_its_elbows() -> None:
+    planned = sweep.expand(sweep.load("digits"), [DESK])
+    assert (
+        len(sweep.select(planned, "*/weight@elbow/*"))
+        == len(sweep.select(planned, "*/channel@elbow/*"))
+        == 12
+    )
+    assert {(each.cell.finetuning, each.cell.max_drop_fraction) for each in planned} == {
+        ("digits_finetune", 0.01)
+    }
+
+
+def test_cells_say_how_they_are_pruned_and_what_the_elbow_may_cost(path: Path) -> None:
+    text = '[training.cifar10]\nrecipe = "paper"\ntrain = false\nfinetuning = "paper_finetune"\n'
+    (planned,) = plan(path, f"{toml(AXES)}\n{text}[elbow]\nmax_drop_fraction = 0.25\n")
+    cell = planned.cell
+    assert (cell.recipe, cell.finetuning, cell.max_drop_fraction) == ("paper", "paper_finetune", 0.25)
+    (planned,) = plan(path, toml(AXES))
+    cell = planned.cell
+    assert (cell.recipe, cell.finetuning, cell.max_drop_fraction) == ("", "", 0.01)
 
 
 def test_smoke_is_small() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from dlas import sweepfile
+from dlas.compression import notation
 from dlas.errors import SweepError, UsageError
 from dlas.models import recipe
+from dlas.sweeptables import Training
 from dlas.values import ModelSpec
 
 SWEEP = """
@@ -113,12 +115,39 @@ def test_a_network_is_what_its_dataset_makes_it() -> None:
 def test_training_and_weights_are_found_from_the_sweeps_folder(path: Path) -> None:
     shipped = sweepfile.tomlfile.shipped(recipe.FOLDER)["digits"]
     (path.parent / "mine.toml").write_text(shipped.read_text())
+    (path.parent / "more.toml").write_text((recipe.FOLDER / "digits_finetune.toml").read_text())
     (path.parent / "mine.pt").write_bytes(b"weights")
     text = SWEEP.replace('factory = "nets.edge:tiny"', 'factory = "nets.edge:tiny"\nweights = "mine.pt"')
-    path.write_text(text + '[training.cifar10]\nrecipe = "mine.toml"\ntrain = true\n')
+    path.write_text(
+        text + '[training.cifar10]\nrecipe = "mine.toml"\ntrain = true\nfinetuning = "more.toml"\n'
+    )
     loaded = sweepfile.load(str(path))
     assert loaded.models["mine"].weights == str(path.parent / "mine.pt")
-    assert loaded.training == {"cifar10": sweepfile.Training(str(path.parent / "mine.toml"), True)}
+    files = [str(path.parent / name) for name in ("mine.toml", "more.toml")]
+    assert loaded.training == {"cifar10": Training(files[0], True, files[1])}
+
+
+def test_finetuning_and_elbow_may_be_left_out(path: Path) -> None:
+    path.write_text(SWEEP + '[training.cifar10]\nrecipe = "paper"\ntrain = true\n[elbow]\n')
+    loaded = sweepfile.load(str(path))
+    assert loaded.training == {"cifar10": Training("paper", True, "")}
+    assert loaded.max_drop_fraction == 0.01
+
+
+def test_what_the_elbow_may_cost(path: Path) -> None:
+    path.write_text(SWEEP + "[elbow]\nmax_drop_fraction = 0\n")
+    assert sweepfile.load(str(path)).max_drop_fraction == 0
+
+
+def test_compressions_and_precisions(path: Path) -> None:
+    text = SWEEP.replace(
+        '["dense"]\nprecision = ["fp32"]', '["weight07", "channel@elbow_shrunk"]\nprecision = ["int8"]'
+    )
+    path.write_text(text.replace('model = "mi*"', 'compression = "*_shrunk"'))
+    loaded = sweepfile.load(str(path))
+    assert loaded.axes["compression"] == ("weight07", "channel@elbow_shrunk")
+    assert loaded.axes["precision"] == ("int8",)
+    assert loaded.exclude == ({"compression": "*_shrunk", "algorithm": "gemm"},)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +157,10 @@ def test_training_and_weights_are_found_from_the_sweeps_folder(path: Path) -> No
             "[training.cifar]\n",
             "[training.cifar] is for no dataset, allowed: cifar10, digits, imagenet; did you mean cifar10?",
         ),
-        ("[training.cifar10]\n", "[training.cifar10] recipe is missing, the keys are recipe, train; add it"),
+        (
+            "[training.cifar10]\n",
+            "[training.cifar10] recipe is missing, the keys are recipe, train, finetuning; add it",
+        ),
         ("[training]\ncifar10 = 1\n", "[training.cifar10] is not a table; write it as [training.cifar10]"),
         (
             '[training.cifar10]\nrecipe = "paper"\ntrain = "yes"\n',
@@ -142,6 +174,28 @@ def test_training_and_weights_are_found_from_the_sweeps_folder(path: Path) -> No
             '[training.cifar10]\nrecipe = "gone.toml"\ntrain = true\n',
             "[training.cifar10] recipe: {folder}/gone.toml is no file; "
             "paths are relative to the sweep's file",
+        ),
+        (
+            '[training.cifar10]\nrecipe = "paper"\ntrain = true\nfinetuning = 1\n',
+            "[training.cifar10] finetuning is 1, allowed is a recipe's name or its file; correct the file",
+        ),
+        (
+            '[training.cifar10]\nrecipe = "paper"\ntrain = true\nfinetuning = "gone.toml"\n',
+            "[training.cifar10] finetuning: {folder}/gone.toml is no file; "
+            "paths are relative to the sweep's file",
+        ),
+        ("[[elbow]]\n", "[elbow] is not a table; write it as [elbow]"),
+        (
+            "[elbow]\nmax_drop = 0.01\n",
+            "[elbow] unknown key 'max_drop', allowed: max_drop_fraction",
+        ),
+        *(
+            (
+                f"[elbow]\nmax_drop_fraction = {written}\n",
+                f"[elbow] max_drop_fraction is {shown}, allowed is a share from 0 to below 1; "
+                "correct the file",
+            )
+            for written, shown in (("1.0", "1.0"), ("-0.01", "-0.01"), ("nan", "nan"), ("true", "True"))
         ),
         (
             '[models.yours]\nfactory = "resnet18"\nweights = "gone.pt"\n',
@@ -164,12 +218,22 @@ def test_an_unknown_recipe_is_found_at_once(path: Path) -> None:
         sweepfile.load(str(path))
 
 
+def test_an_unknown_finetuning_is_found_at_once(path: Path) -> None:
+    path.write_text(
+        SWEEP + '[training.cifar10]\nrecipe = "paper"\ntrain = true\nfinetuning = "paper_finetun"\n'
+    )
+    with pytest.raises(
+        UsageError, match=r"unknown recipe 'paper_finetun', .*; did you mean paper_finetune\?"
+    ):
+        sweepfile.load(str(path))
+
+
 @pytest.mark.parametrize("name", ["smoke", "cifar", "digits", "imagenet"])
 def test_shipped_sweeps_load(name: str) -> None:
     assert sweepfile.load(name).name == name
 
 
-TOP_KEYS = "description, axes, include, exclude, invalid, models, training"
+TOP_KEYS = "description, axes, include, exclude, invalid, models, training, elbow"
 NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16, densenet161, efficientnetb0, resnet50"
 TARGETS = "hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, xavier, xavier_cuda"
 AXES = "model, dataset, compression, precision, format, algorithm, tuning, target"
@@ -187,6 +251,24 @@ AXES = "model, dataset, compression, precision, format, algorithm, tuning, targe
             '["scheduled"]',
             '["tuned"]',
             "[axes] tuning has unknown 'tuned', allowed: minimal, scheduled; correct the file",
+        ),
+        (
+            'compression = ["dense"]',
+            'compression = ["weigth90"]',
+            f"[axes] compression: unknown compression 'weigth90', allowed: {notation.RULE}; "
+            "did you mean weight90?",
+        ),
+        (
+            "[[include]]",
+            '[[include]]\ncompression = "weight*"',
+            f"[[include]] 1 compression: unknown compression 'weight*', allowed: {notation.RULE}; "
+            "write one of them",
+        ),
+        (
+            'precision = ["fp32"]',
+            'precision = ["int16"]',
+            "[axes] precision has unknown 'int16', allowed: fp32, fp16, int8, int8_ort_default; "
+            "did you mean int8?",
         ),
         (
             '["resnet18", "narrow", "mine"]',
