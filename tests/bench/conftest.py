@@ -23,6 +23,7 @@ def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artif
     folder.mkdir()
     np.save(folder / "input.npy", model.input)
     np.save(folder / "oracle.npy", model.output)
+    np.save(folder / "float32.npy", model.output)
     return Artifact(
         path=folder,
         key="",
@@ -34,8 +35,15 @@ def artifact(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Artif
         ops_total=0,
         ops_as_asked=0,
         ops_depthwise=0,
+        ops_integer=0,
         fallbacks=(),
         kernels=(),
+        level_fraction=0.0,
+        weight_sparsity_fraction=0.0,
+        arithmetic="float32",
+        layout="NCHW",
+        oracle_name="PyTorch",
+        calibration="",
         versions={"tvm": "0.1"},
         stage_seconds={},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,19 @@ import pytest
 from dlas.bench import benchmark
 from dlas.bench.benchmark import Peer, prepare, time_peer
 from dlas.bench.export import format_network
-from dlas.bench.peers import PEERS, time_samples
-from dlas.errors import PeerError
+from dlas.bench.peers import ALLOWED, PEERS, time_samples
+from dlas.compression.export import export_onnx
+from dlas.compression.quantize import predict, quantize
+from dlas.errors import PeerError, UsageError
 from dlas.measurement.measure import TOLERANCE
-from dlas.values import Artifact, ModelSpec, Weights
+from dlas.models.loading import load
+from dlas.values import Artifact, Compression, ModelSpec, Weights
 
 UNTRAINED = Weights("untrained")
+
+
+def network(spec: ModelSpec) -> str:
+    return format_network(spec, UNTRAINED, Compression())
 
 
 def silent(text: str) -> None:
@@ -39,10 +47,65 @@ def wrong(artifact: Artifact, tmp_path: Path) -> Artifact:
 def test_a_peer_computes_the_oracle_and_is_timed(
     name: str, artifact: Artifact, spec: ModelSpec, artifacts: Path
 ) -> None:
-    peer = prepare(name, spec, UNTRAINED, artifact, artifacts, silent)
+    peer = prepare(name, network(spec), artifact, artifacts, silent)
     samples_ns = time_peer(peer, artifact, threads=1, repeats=7, cpus=frozenset({0}))
     assert len(samples_ns) == 7
     assert min(samples_ns) > 0
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    artifact: Artifact, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, Path]:
+    """The artifact with what its int8 form must compute, and the file of that."""
+    folder = tmp_path_factory.mktemp("int8") / "small"
+    shutil.copytree(artifact.path, folder)
+    model = folder / "int8.onnx"
+    export_onnx(load(spec, UNTRAINED).module, artifact.input(), folder / "float.onnx")
+    quantize(folder / "float.onnx", artifact.input(), "int8", "uint8", model)
+    np.save(folder / "oracle.npy", predict(model, artifact.input()))
+    return replace(artifact, path=folder), model
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_peer_reads_the_quantized_model(
+    name: str, quantized: tuple[Artifact, Path], spec: ModelSpec
+) -> None:
+    artifact, model = quantized
+    nowhere = artifact.path / "bench"
+    peer = prepare(name, network(spec), artifact, nowhere, silent, "int8", model)
+    assert (peer.model, peer.precision) == (str(model), "int8")
+    assert len(time_peer(peer, artifact, threads=1, repeats=3)) == 3
+    assert not nowhere.exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "error_over_allowed", "is_right"),
+    [("fp32", 0.5, True), ("fp32", 2, False), ("int8", 0.9, True), ("int8", 1.1, False)],
+)
+def test_each_precision_may_be_off_by_its_own_share(
+    precision: str,
+    error_over_allowed: float,
+    is_right: bool,
+    quantized: tuple[Artifact, Path],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "small"
+    shutil.copytree(quantized[0].path, folder)
+    artifact = replace(quantized[0], path=folder)
+    oracle = artifact.oracle()
+    scale = np.abs(oracle).max()
+    where = np.unravel_index(np.abs(oracle).argmin(), oracle.shape)
+    oracle[where] += error_over_allowed * ALLOWED[precision] * scale
+    np.save(folder / "oracle.npy", oracle)
+    with nullcontext() if is_right else pytest.raises(PeerError, match="its output is wrong"):
+        time_peer(Peer("onnxruntime", "", str(quantized[1]), precision), artifact, threads=1, repeats=1)
+
+
+def test_a_peer_without_a_quantized_model(artifact: Artifact, spec: ModelSpec, tmp_path: Path) -> None:
+    for path in (None, tmp_path / "none.onnx"):
+        with pytest.raises(UsageError, match="openvino has no int8 model to read; name"):
+            prepare("openvino", network(spec), artifact, tmp_path, silent, "int8", path)
 
 
 def test_a_network_is_exported_once(
@@ -55,18 +118,18 @@ def test_a_network_is_exported_once(
 
     exported: list[str] = []
     monkeypatch.setattr(benchmark, "_python", export)
-    first = prepare("onnxruntime", spec, UNTRAINED, artifact, tmp_path, silent)
-    assert prepare("openvino", spec, UNTRAINED, artifact, tmp_path, silent).model == first.model
-    assert exported == [format_network(spec, UNTRAINED)]
+    first = prepare("onnxruntime", network(spec), artifact, tmp_path, silent)
+    assert prepare("openvino", network(spec), artifact, tmp_path, silent).model == first.model
+    assert exported == [network(spec)]
     assert Path(first.model).read_text() == "a network"
 
-    other_weights = prepare("onnxruntime", spec, UNTRAINED, wrong, tmp_path, silent)
+    other_weights = prepare("onnxruntime", network(spec), wrong, tmp_path, silent)
     assert other_weights.model != first.model
     assert len(exported) == 2
 
 
 def test_a_peer_with_a_wrong_output_has_no_times(wrong: Artifact, spec: ModelSpec) -> None:
-    peer = Peer("torch", "", format_network(spec, UNTRAINED))
+    peer = Peer("torch", "", network(spec))
     with pytest.raises(PeerError, match=r"torch failed: its output is wrong: 0\.001 "):
         time_peer(peer, wrong, threads=1, repeats=1)
 
@@ -82,7 +145,7 @@ def test_a_peer_runs_on_the_cpus_it_is_given(artifact: Artifact, spec: ModelSpec
     no_such_cpu = frozenset({1023})
     with pytest.raises(PeerError, match=r"torch failed: .*Invalid argument"):
         time_peer(
-            Peer("torch", "", format_network(spec, UNTRAINED)),
+            Peer("torch", "", network(spec)),
             artifact,
             threads=1,
             repeats=1,
@@ -95,13 +158,13 @@ def test_a_peer_that_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setattr(benchmark, "TIMEOUT_S", 0.05)
     with pytest.raises(PeerError, match=r"it took longer than 0\.05 s"):
-        time_peer(Peer("torch", "", format_network(spec, UNTRAINED)), artifact, threads=1, repeats=1)
+        time_peer(Peer("torch", "", network(spec)), artifact, threads=1, repeats=1)
 
 
 def test_a_network_that_cannot_be_exported(artifact: Artifact, spec: ModelSpec, tmp_path: Path) -> None:
     missing = replace(spec, factory="torch.nn:Conv4d")
     with pytest.raises(PeerError, match=r"small: no export to ONNX: .*Conv4d"):
-        prepare("onnxruntime", missing, UNTRAINED, artifact, tmp_path, silent)
+        prepare("onnxruntime", network(missing), artifact, tmp_path, silent)
     assert not list(tmp_path.glob("bench/*"))
 
 
