@@ -26,12 +26,13 @@ DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
 HELP = {
     "accelerator": "what trains: auto, cpu, gpu, ... as PyTorch Lightning knows it",
-    "against": "the peer: onnxruntime, openvino or torch",
+    "against": "the peer: onnxruntime, openvino or torch; or fp32, our own",
     "algorithm": "one or more of direct,gemm,spatial_pack",
     "base": "base image, where the target's own cannot be pulled",
     "build_timeout": "seconds that building one cell may take",
+    "compression": "as in the sweep of the dataset: dense, channel40_shrunk, ...",
     "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
-    "dataset": "cifar10 or digits",
+    "dataset": "cifar10 or digits; for bench, also imagenet",
     "devices": "how many devices train, or which, as Lightning knows it",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
     "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
@@ -41,7 +42,7 @@ HELP = {
     "list_": "show the cells' ids",
     "model": "name of a network of the sweep",
     "only": "glob of cell ids, as in '*scheduled*'",
-    "precision": "of training, as Lightning knows it",
+    "precision": "of training, as Lightning knows it; for bench, fp32, fp16, int8 or int8_ort_default",
     "pytest": "run pytest alone, with these arguments",
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process; rows with fewer than 150 are not publishable",
@@ -50,10 +51,12 @@ HELP = {
     "runner": "local, docker, or auto: docker where engine and image are there",
     "strategy": "how several devices train together, as Lightning knows it",
     "sweep": "name of a sweep, or its file.toml",
+    "technique": "weight or channel",
     "target": "name, alias or file.toml of a target (for run: of several, as in x86,hikey)",
     "threads": "threads of an inference; for run, 0 is the target's own; for bench, several as in 1,2",
     "timeout": "seconds that measuring one cell may take",
-    "train_timeout": "seconds that training one network may take",
+    "train_timeout": "seconds that training one network may take, or all levels of pruning it",
+    "up_to": "the last level, in per cent; 0 for all of the recipe's",
     "workers": "processes that load data",
 }
 
@@ -151,7 +154,7 @@ def run(
         if dry_run:
             return print(plan.describe(planned, settings, shown))
         rows = pipeline.run_sweep(planned, settings, shown)
-    print(f"\n{pipeline.report(loaded.name, ARTIFACTS)}")
+    print(f"\n{pipeline.report(sweep, ARTIFACTS, settings.folders)}")
     pipeline.check(rows, ARTIFACTS)
 
 
@@ -214,6 +217,46 @@ def train(
 
 
 @verb
+def prune(
+    context: Context,
+    model: str = "resnet18",
+    dataset: str = "cifar10",
+    technique: str = "weight",
+    up_to: int = Count(0),
+    sweep: str = "",
+    data: str = "",
+    accelerator: str = "auto",
+    devices: str = "auto",
+    strategy: str = "auto",
+    precision: str = "32-true",
+    workers: int = Count(0),
+) -> None:
+    """Prune a trained network as a sweep says, level by level, and train it on; what was killed goes on."""
+    from dlas import training
+
+    found = catalog.locate(dataset, catalog.folders(data, DATA))
+    machine = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "strategy": strategy,
+        "precision": precision,
+        "workers": workers,
+    }
+    checkpoints = ARTIFACTS / "checkpoints"
+    print(training.prune(sweep, model, dataset, technique, up_to, found, checkpoints, machine))
+
+
+@verb
+def elbow(context: Context, sweep: str = "digits", only: str = "*", data: str = "") -> None:
+    """Show and plot accuracy against compression, and the level that @elbow stands for."""
+    from dlas import elbows
+
+    loaded, planned = selected(sweep, "", only)
+    drawn = elbows.draw(loaded.name, planned, catalog.folders(data, DATA), ARTIFACTS)
+    print(drawn or f"no cell of {loaded.name} asks for an elbow, and no network of it has levels")
+
+
+@verb
 def show_data(context: Context, fetch: str = "", data: str = "") -> None:
     """Show which datasets and pre-trained weights are there, and fetch what is not."""
     from dlas import supplies
@@ -230,7 +273,7 @@ def report(context: Context, sweep: str = "smoke") -> None:
     """Print what a sweep's rows say: medians with their intervals, ratios, and what did not run."""
     from dlas import pipeline
 
-    print(pipeline.report(Path(sweep).stem, ARTIFACTS))
+    print(pipeline.report(sweep, ARTIFACTS, catalog.folders("", DATA)))
 
 
 @verb
@@ -238,21 +281,25 @@ def bench(
     context: Context,
     against: str = "onnxruntime",
     model: str = "resnet18",
+    dataset: str = "cifar10",
+    compression: str = "dense",
+    precision: str = "fp32",
     algorithm: str = "direct,gemm,spatial_pack",
     threads: str = "1,2",
     rounds: int = Count(10),
     repeats: int = Count(60),
     runner: str = "local",
 ) -> None:
-    """Time our artifacts against a peer's, whole processes in turn."""
+    """Time our artifacts against a peer's, or against our fp32, whole processes in turn."""
     from dlas import pipeline, progress, trial
 
-    _, planned = selected("cifar", "", f"*/{model}/dense/fp32/dense/*/scheduled/*")
+    loaded = sweeps.load(sweeps.OF_DATASET.get(dataset, dataset))
+    planned = sweeps.select(sweeps.expand(loaded), f"{dataset}/{model}/{compression}/*/dense/*/scheduled/*")
     settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))
     with progress.Progress() as shown:
         shown.console.print(
             pipeline.run_bench(
-                planned, algorithm.split(","), settings, against, counts(threads), rounds, shown
+                planned, precision, algorithm.split(","), settings, against, counts(threads), rounds, shown
             )
         )
 

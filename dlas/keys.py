@@ -11,49 +11,68 @@ from pathlib import Path
 
 from dlas import cache
 from dlas.models.sources import source_files
-from dlas.values import PACKAGES, WARMUPS, Cell, Data, ModelSpec, Target, Weights
+from dlas.values import PACKAGES, WARMUPS, Cell, Compression, Data, ModelSpec, Target, Weights
 
+_PRUNING_FILES = ("channel", "channel_graph", "channel_labels", "channel_operators", "compressed", "prune")
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
 _MEASURES = (_ROOT / "measurement", _ROOT / "hardware")
 _PREPARES = (_ROOT / "datasets", _ROOT / "models" / "imagenet.py", _ROOT / "models" / "loading.py")
+_PRUNES = tuple(_ROOT / "compression" / f"{name}.py" for name in _PRUNING_FILES)
+_QUANTIZES = tuple(_ROOT / "compression" / f"{name}.py" for name in ("export", "quantize"))
 _PREPARING_PACKAGES = (*PACKAGES, "pillow", "scikit-learn")
+_QUANTIZING_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 _source_digest = once(cache.source_digest)  # a sweep asks for each of its rows
 
 
-def artifact_key(cell: Cell, weights: Weights, target: Target) -> str:
-    """Of a compiled network: its source and weights, the cell, the compiler's settings, our code, versions.
-
-    Raises ModelError when the network's source cannot be found.
-    """
+def network_key(model: ModelSpec, weights: Weights, compression: Compression) -> str:
+    """Of a network in PyTorch, pruned and with its parameters. Raises ModelError for a source not found."""
     asked = [
-        *(asdict(cell.model)[name] for name in ("factory", "input_shape", "arguments")),
-        *(weights.origin, weights.sha256),
-        *(cell.dataset, cell.compression, cell.precision, cell.format, cell.algorithm, cell.tuning),
-        asdict(target.compiler),
+        *(asdict(model)[name] for name in ("factory", "input_shape", "arguments")),
+        *(weights.origin, weights.sha256, weights.finetuning),
+        asdict(compression),
+    ]
+    # What fine-tuning has pruned is in its file; only removing the channels is left to do.
+    is_pruned_here = compression.technique != "dense" and not (weights.finetuning and not compression.shrunk)
+    prunes = _source_digest(_PRUNES) if is_pruned_here else ""
+    return cache.digest(json.dumps(asked, sort_keys=True), cache.hash_files(source_files(model)), prunes)
+
+
+def quantized_key(network: str, precision: str, activations: str, images: str, count: int) -> str:
+    """Of a network in 8-bit integers. images: the key of what it is calibrated on, empty for noise."""
+    asked = [network, precision, activations, images, count, _versions(_QUANTIZING_PACKAGES)]
+    return cache.digest(json.dumps(asked), _source_digest(_QUANTIZES))
+
+
+def artifact_key(cell: Cell, network: str, quantized: str, target: Target) -> str:
+    """Of a compiled network: the cell, the compiler's settings, our code, versions.
+
+    network and quantized: the keys of what is compiled, the latter empty for floats.
+    """
+    compiler = asdict(target.compiler)
+    del compiler["int8_activations"]  # it is in `quantized`, and nothing to floats
+    asked = [
+        *(network, quantized, cell.dataset, cell.precision, cell.format, cell.algorithm, cell.tuning),
+        compiler,
         _versions(PACKAGES),
     ]
-    return cache.digest(
-        json.dumps(asked, sort_keys=True),
-        cache.hash_files(source_files(cell.model)),
-        _source_digest(_COMPILES),
-    )
+    return cache.digest(json.dumps(asked, sort_keys=True), _source_digest(_COMPILES))
 
 
-def images_key(data: Data, model: ModelSpec, count: int) -> str:
-    """Of the images that a network's accuracy is taken on: the data, how they are prepared, how many."""
+def images_key(data: Data, model: ModelSpec, split: str, count: int) -> str:
+    """Of images as a network takes them: the data, how they are prepared, which and how many."""
     # Networks for ImageNet have preprocessing of their own; the others' is their dataset's.
     owner = model.factory if data.name == "imagenet" else ""
-    asked = [data.name, data.sha256, model.input_shape[1:], owner, count, _versions(_PREPARING_PACKAGES)]
+    shape = model.input_shape[1:]
+    asked = [data.name, data.sha256, shape, owner, split, count, _versions(_PREPARING_PACKAGES)]
     return cache.digest(json.dumps(asked), _source_digest(_PREPARES))
 
 
-def reference_key(images: str, model: ModelSpec, weights: Weights) -> str:
-    """Of what PyTorch makes of those images."""
-    asked = [model.factory, model.arguments, weights.origin, weights.sha256]
-    return cache.digest(images, json.dumps(asked), cache.hash_files(source_files(model)))
+def reference_key(images: str, network: str, quantized: str) -> str:
+    """Of what the network that is the oracle makes of those images, in float32 where `quantized` is empty."""
+    return cache.digest(images, network, quantized)
 
 
 def row_key(artifact: str, target: Target, image_id: str, reference: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dlas import cache
+from dlas import cache, elbows
+from dlas import sweep as sweeps
 from dlas.errors import DataError, DlasError, StorageError, SweepIncomplete, UsageError
 from dlas.hardware import device as devices
 from dlas.measurement.accuracy import take_accuracy
@@ -18,8 +20,9 @@ from dlas.measurement.measure import measure
 from dlas.progress import Progress
 from dlas.results import row as rows
 from dlas.results import store
-from dlas.stages import obtain_artifact, obtain_evaluation, obtain_weights
+from dlas.stages import obtain_artifact, obtain_evaluation, obtain_network, obtain_quantized
 from dlas.sweep import Planned
+from dlas.sweepfile import ALLOWED
 from dlas.trial import Place, Settings, Shelf, Trial, trials
 from dlas.values import Artifact, Row, Target
 from dlas.worker import Worker
@@ -67,10 +70,13 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
     """Train, build, check and time one cell. What goes wrong with it becomes its row."""
     started_at, place, artifact, row = datetime.now(UTC), trial.place, None, None
     if place is None:
-        return rows.invalid(trial.blank(started_at), trial.planned.reason)
+        return rows.invalid(trial.blank(started_at), trial.invalid_reason)
     settings = trial.settings
     try:
-        trial = obtain_weights(trial, worker, progress)
+        trial = obtain_network(trial, worker, progress)
+        if trial.invalid_reason:
+            trial = replace(trial, place=None)
+            return rows.invalid(trial.blank(started_at), trial.invalid_reason)
         progress.stage(trial.cell.id, "building")
         artifact = obtain_artifact(trial, worker)
         progress.stage(trial.cell.id, f"measuring ({place.device.runner})")
@@ -100,7 +106,7 @@ def judge(
 ) -> Row:
     """The row with the accuracy of its artifact, or with the reason why images and network do not fit."""
     try:
-        progress.stage(trial.cell.id, "PyTorch's predictions")
+        progress.stage(trial.cell.id, "the oracle's predictions")
         evaluation = obtain_evaluation(trial, worker)
         if evaluation is None:
             return row
@@ -130,7 +136,10 @@ def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progre
                 continue
             try:
                 trial = Trial(each, 0, settings, None, shelf.find(each.cell.dataset))
-                trial = obtain_weights(trial, worker, progress)
+                trial = obtain_network(trial, worker, progress)
+                if trial.network.invalid_reason:
+                    progress.done(each.cell.id, f"invalid: {trial.network.invalid_reason}")
+                    continue
                 progress.stage(each.cell.id, "building")
                 artifact = obtain_artifact(trial, worker)
                 progress.done(each.cell.id, str(artifact.path))
@@ -150,16 +159,26 @@ def build_image(target: Target, root: Path, base: str, say: Callable[[str], None
     return f"{target.image_tag}: {image.build_image(target, root, base, say)}"
 
 
-def report(sweep: str, root: Path) -> str:
-    """The rows of a sweep as text, as wide as the terminal."""
+def report(sweep: str, root: Path, folders: Mapping[str, Path]) -> str:
+    """The rows of a sweep as text, as wide as the terminal, then the elbows of its pruned networks.
+
+    sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
+    """
     from dlas.results import report as reports
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return reports.report(root, sweep, width)
+    name = Path(sweep).stem
+    rows = reports.report(root, name, width)
+    try:
+        drawn = elbows.draw(name, sweeps.expand(sweeps.load(sweep)), folders, root)
+    except DlasError as error:
+        drawn = f"no elbows: {error}"
+    return "\n\n".join(filter(None, (rows, drawn)))
 
 
 def run_bench(
     planned: Sequence[Planned],
+    precision: str,
     algorithms: Sequence[str],
     settings: Settings,
     against: str,
@@ -167,32 +186,52 @@ def run_bench(
     rounds: int,
     progress: Progress,
 ) -> Any:
-    """Compare the cells of some algorithms, all of one network, with a peer; the result prints itself.
+    """Compare the cells of one precision with a peer, or with those of fp32; the result prints itself.
 
-    Raises UsageError, PeerError, and what building and the device raise.
+    planned: of one network. Raises UsageError, PeerError, and what building and the device raise.
     """
     from dlas.bench import benchmark
 
-    benchmark.check(against, threads, rounds, settings.repeats)
+    benchmark.check(against, threads, rounds, settings.repeats, precision)
     data = Shelf(settings, lambda _: None).find(planned[0].cell.dataset)
-    cells = {each.cell.algorithm: Trial(each, 0, settings, None, data) for each in planned}
-    unknown = [name for name in algorithms if name not in cells]
-    if unknown or len(cells) < len(planned):
-        what = f"unknown algorithm {unknown[0]!r}" if unknown else "more than one network"
-        raise UsageError(what, f"name one network, and algorithms of {', '.join(cells)}")
-    target, any_trial = planned[0].target, next(iter(cells.values()))
+    target = planned[0].target
     if max(threads) > target.board.threads:
         raise UsageError(f"{max(threads)} threads on {target.board.threads} cores", "give fewer")
-    built = {}
-    with Worker() as worker:
+
+    def build_all(precision: str, algorithms: Sequence[str]) -> tuple[dict[str, Artifact], Trial]:
+        cells = {each.cell.algorithm: each for each in planned if each.cell.precision == precision}
+        unknown = [name for name in algorithms if name not in cells]
+        if unknown or not cells or len({each.cell.model.name for each in planned}) > 1:
+            what = f"unknown algorithm {unknown[0]!r}" if unknown else "more than one network"
+            raise UsageError(what, f"name one network, and algorithms of {', '.join(cells)}")
+        built = {}
         for name in algorithms:
-            progress.say(f"building {cells[name].cell.id}")
-            built[name] = obtain_artifact(cells[name], worker)
+            trial = Trial(cells[name], 0, settings, None, data)
+            progress.say(f"building {trial.cell.id}")
+            built[name] = obtain_artifact(trial, worker)
+        return built, trial
+
+    with Worker() as worker:
+        built, trial = build_all(precision, algorithms)
+        folder = obtain_quantized(trial, worker)
+        fp32 = build_all("fp32", ALLOWED["algorithm"])[0] if against == "fp32" else {}
     device, why = devices.device(target, settings.runner, settings.root)
     progress.say(f"{target.name}: {why}")
-    spec, weights = any_trial.cell.model, any_trial.weights
     return benchmark.run(
-        built, spec, weights, device, against, threads, rounds, settings.repeats, settings.root, progress.say
+        built,
+        trial.cell.model,
+        trial.weights,
+        device,
+        against,
+        threads,
+        rounds,
+        settings.repeats,
+        settings.root,
+        progress.say,
+        precision=precision,
+        quantized=folder and folder / "model.onnx",
+        fp32=fp32,
+        compression=trial.network.resolved,
     )
 
 

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from dlas.compression import finetuning
 from dlas.models import recipe as recipes
+from dlas.models.recipe import Recipe
 from dlas.progress import Progress
 from dlas.results import store
 from dlas.sweep import Planned
@@ -17,8 +19,9 @@ from dlas.values import WARMUPS, Row
 BUILD_SECONDS = 6.0
 RUN_SECONDS = {"minimal": 0.3}
 EPOCH_SECONDS = {"cifar10": 1200.0, "digits": 4.0}
-BUILDING = ("import", "lower", "compile", "link")
+BUILDING = ("quantize", "import", "lower", "compile", "link")
 SCHEDULED_RUN_SECONDS = 0.01
+STATE_COLUMNS = len("train, prune, build, measure")
 
 
 def describe(planned: Sequence[Planned], settings: Settings, progress: Progress) -> str:
@@ -33,7 +36,7 @@ def describe(planned: Sequence[Planned], settings: Settings, progress: Progress)
         counts[state] += 1
         about = f"  about {duration(cost)}" if cost else ""
         replicate = f" (replicate {trial.replicate})" if trial.replicate else ""
-        lines.append(f"{state:22}{trial.cell.id}{replicate}{about}")
+        lines.append(f"{state:{STATE_COLUMNS}}  {trial.cell.id}{replicate}{about}")
     totals = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     return "\n".join([*lines, f"{totals}; about {duration(seconds)} in all"])
 
@@ -53,12 +56,23 @@ def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
         else RUN_SECONDS.get(trial.cell.tuning, SCHEDULED_RUN_SECONDS)
     )
     runs = trial.settings.repeats + WARMUPS + 2
-    if trial.must_train or not trial.accuracy_reason:
+    if trial.network.is_unfinished or not trial.accuracy_reason:
         runs += trial.settings.images
-    train = 0.0
-    if "train" in state:
-        train = EPOCH_SECONDS[trial.cell.dataset] * recipes.load(trial.cell.recipe).epochs
+    epochs = recipes.load(trial.cell.recipe).epochs if "train" in state else 0
+    if "prune" in state:
+        epochs += sum(recipe.epochs for _, recipe in _missing_levels(trial))
+    train = EPOCH_SECONDS[trial.cell.dataset] * epochs if epochs else 0.0
     return run * runs + train + (build if "build" in state else 0.0)
+
+
+def _missing_levels(trial: Trial) -> list[tuple[float, Recipe]]:
+    """The levels that a network is still to be pruned and trained to, and how."""
+    network = trial.network
+    if network.finetuning is None:
+        return []
+    last, there = network.asked.level_fraction, {point.level_fraction for point in network.levels}
+    steps = finetuning.steps(network.finetuning, network.asked.technique)
+    return [(level, how) for level, how in steps if level not in there and (last is None or level <= last)]
 
 
 def _build_seconds(row: Row) -> float:
@@ -83,9 +97,16 @@ def _state(trial: Trial, made: set[str]) -> str:
     if trial.cached() is not None:
         return "cached"
     cell, steps = trial.cell, []
-    if trial.must_train:
+    network = trial.network
+    if network.must_train:
         steps.append(("train", f"{cell.dataset}/{cell.model.name}/{cell.recipe}"))
-    if trial.must_train or not trial.artifact_folder.is_dir():
+    if network.must_finetune:
+        # A level counts again for a higher one: how long that takes is an upper bound.
+        pruned = f"{cell.dataset}/{cell.model.name}/{cell.finetuning}/{network.asked.technique}"
+        steps.append(("prune", f"{pruned}/{network.asked.level_fraction}"))
+    if network.is_unfinished:
+        steps.append(("build", cell.id))  # its key is not known yet
+    elif not trial.artifact_folder.is_dir():
         steps.append(("build", trial.artifact_key))
     todo = [step for step, name in steps if name not in made]
     made.update(name for _, name in steps)

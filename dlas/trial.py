@@ -12,12 +12,23 @@ from dlas import cache, keys
 from dlas.datasets import catalog
 from dlas.errors import DataError, UsageError
 from dlas.hardware import device as devices
-from dlas.models import weights
+from dlas.network import Network
 from dlas.results import row as rows
 from dlas.results import store
 from dlas.results.schema import SCHEMA_VERSION
 from dlas.sweep import Planned
-from dlas.values import IMAGES, REPEATS, Cell, Data, Device, DeviceFacts, Row, Target, Weights
+from dlas.values import (
+    CALIBRATION_IMAGES,
+    IMAGES,
+    REPEATS,
+    Cell,
+    Data,
+    Device,
+    DeviceFacts,
+    Row,
+    Target,
+    Weights,
+)
 
 
 @dataclass(frozen=True)
@@ -122,15 +133,19 @@ class Trial:
         return self.planned.cell
 
     @cached_property
-    def weights(self) -> Weights:
+    def network(self) -> Network:
+        """What its cell runs, from the weights and levels that are there now."""
         sha256 = self.data.sha256 if isinstance(self.data, Data) else ""
-        cell = self.cell
-        return weights.find(cell.model, cell.dataset, cell.recipe, sha256, self.settings.checkpoints)
+        return Network(self.planned, sha256, self.settings.checkpoints)
 
     @property
-    def must_train(self) -> bool:
-        """Whether its network is still to be trained."""
-        return self.planned.trains and not self.planned.unbuildable and self.weights.origin != "trained"
+    def invalid_reason(self) -> str:
+        """Why the cell gets no row with times; empty where it gets one, or may get one after training."""
+        return self.planned.reason or self.network.invalid_reason
+
+    @property
+    def weights(self) -> Weights:
+        return self.network.weights
 
     def renewed(self) -> Trial:
         """The same trial, with what is there now."""
@@ -146,25 +161,44 @@ class Trial:
         return "" if self.settings.images else "not asked for"
 
     @cached_property
+    def calibration_key(self) -> str:
+        """Of the images that it is quantized on, empty for noise."""
+        if isinstance(self.data, DataError):
+            return ""
+        return keys.images_key(self.data, self.cell.model, "val", CALIBRATION_IMAGES)
+
+    @cached_property
+    def quantized_key(self) -> str:
+        """Empty for a network of floats."""
+        precision = self.cell.precision
+        if not precision.startswith("int8"):
+            return ""
+        activations = self.planned.target.compiler.int8_activations if precision == "int8" else ""
+        return keys.quantized_key(
+            self.network.key, precision, activations, self.calibration_key, CALIBRATION_IMAGES
+        )
+
+    @cached_property
     def artifact_key(self) -> str:
-        return keys.artifact_key(self.cell, self.weights, self.planned.target)
+        return keys.artifact_key(self.cell, self.network.key, self.quantized_key, self.planned.target)
 
     @cached_property
     def images_key(self) -> str:
         """Empty for a trial without accuracy."""
         if isinstance(self.data, DataError) or self.accuracy_reason:
             return ""
-        return keys.images_key(self.data, self.cell.model, self.settings.images)
+        return keys.images_key(self.data, self.cell.model, "test", self.settings.images)
 
     @cached_property
     def reference_key(self) -> str:
         """Empty for a trial without accuracy."""
-        return self.images_key and keys.reference_key(self.images_key, self.cell.model, self.weights)
+        return self.images_key and keys.reference_key(self.images_key, self.network.key, self.quantized_key)
 
     @cached_property
     def inputs_key(self) -> str:
-        if self.place is None:
-            return cache.digest(self.cell.id, self.planned.reason, str(SCHEMA_VERSION))
+        if self.place is None or not self.network.is_resolved:
+            reason = self.invalid_reason or str(self.network.compression)
+            return cache.digest(self.cell.id, reason, str(SCHEMA_VERSION))
         image_id = self.place.device.image_id
         return keys.row_key(self.artifact_key, self.planned.target, image_id, self.reference_key)
 
@@ -196,7 +230,8 @@ class Trial:
 
     def cached(self) -> Row | None:
         """The row of an earlier run that makes running this trial needless."""
-        if self.settings.force or (self.place is not None and self.must_train):
+        is_open = self.network.is_unfinished or self.network.fault
+        if self.settings.force or (self.place is not None and is_open):
             return None
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))
 
@@ -206,5 +241,5 @@ def trials(planned: Sequence[Planned], settings: Settings, say: Callable[[str], 
     places, shelf = Places(settings, say), Shelf(settings, say)
     for replicate in range(settings.replicates):
         for each in planned:
-            place = None if each.reason else places.of(each.target)
-            yield Trial(each, replicate, settings, place, shelf.find(each.cell.dataset))
+            trial = Trial(each, replicate, settings, None, shelf.find(each.cell.dataset))
+            yield trial if trial.invalid_reason else replace(trial, place=places.of(each.target))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 REPEATS = 150  # PROTOCOL E1: a row with fewer samples is not publishable
 WARMUPS = 5
 IMAGES = 1000  # of the test split, at most, that accuracy is taken on
+CALIBRATION_IMAGES = 128  # of the validation split, at most, that a network is quantized on
 PACKAGES = (
     "torch",
     "torchvision",
@@ -59,6 +60,8 @@ class Weights:
     origin: trained (by a recipe), pretrained (TorchVision's own), given (the user's file), untrained
     (seeded noise). path and sha256 are the file's. recipe, data_sha256 (of the data that it was
     trained on) and seconds (that it took) are of trained ones. reason: why there are none.
+    finetuning: the recipe that pruned them and trained them on, which took finetune_seconds from the
+    dense network to here; the file then holds zeros where nothing is left. Empty for dense weights.
     """
 
     origin: str
@@ -68,6 +71,8 @@ class Weights:
     data_sha256: str = ""
     seconds: float = 0.0
     reason: str = ""
+    finetuning: str = ""
+    finetune_seconds: float = 0.0
 
     @property
     def trained(self) -> bool:
@@ -76,8 +81,43 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How a network is made smaller. `compression.notation` reads and writes its name.
+
+    technique: dense, weight (single weights of the convolutions) or channel (whole filters). level_fraction:
+    the share that is pruned, 0 for dense, None where it is the elbow and not known yet. shrunk: pruned
+    channels are removed, where else they are zero.
+    """
+
+    technique: str = "dense"
+    level_fraction: float | None = 0.0
+    shrunk: bool = False
+
+
+@dataclass(frozen=True)
+class LevelPoint:
+    """One level of a pruned and fine-tuned network: its weights, and how often they are right.
+
+    level_fraction: as asked. pruned_fraction: the share of the convolutions' weights that is zero.
+    Fractions of right answers are of n images.
+    """
+
+    level_fraction: float
+    pruned_fraction: float
+    val_top1_fraction: float
+    val_n: int
+    test_top1_fraction: float
+    test_n: int
+    weights: Weights
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One point of a sweep: what was asked for. recipe: how its network is trained, empty for not at all."""
+    """One point of a sweep: what was asked for.
+
+    recipe: how its network is trained, and finetuning: how it is trained on when pruned; empty for not at
+    all. max_drop_fraction: how much of its accuracy the elbow may cost. None of these is in its id.
+    """
 
     dataset: str
     model: ModelSpec
@@ -88,6 +128,8 @@ class Cell:
     tuning: str
     target: str
     recipe: str = ""
+    finetuning: str = ""
+    max_drop_fraction: float = 0.01
 
     @property
     def id(self) -> str:
@@ -112,7 +154,7 @@ class Compiler:
 
     vector_lanes: float32 elements in one vector register; vector_registers: how many there are;
     l2_bytes: the cache one core has to itself (or its share); all 0 on a GPU.
-    gpu_arch: sm_NN, of kind cuda only.
+    gpu_arch: sm_NN, of kind cuda only. int8_activations: uint8 or int8, what the precision int8 quantizes to.
     """
 
     kind: str  # llvm | opencl | cuda
@@ -125,6 +167,7 @@ class Compiler:
     l2_bytes: int
     cxx: str
     gpu_arch: str = ""
+    int8_activations: str = "uint8"
 
 
 @dataclass(frozen=True)
@@ -168,12 +211,32 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A compiled network in its own folder: `model.so`, `input.npy`, `oracle.npy`, `manifest.json`.
+class Contents:
+    """What is in an artifact, and what it must compute: facts of a network that is about to be compiled.
 
-    ops_* count convolutions. kernels are the symbols of the compiled functions, in call order.
-    weights and weights_sha256 are origin and file of the parameters inside, as in `Weights`.
-    stage_seconds: what making it took, by stage.
+    oracle: float32, the output for the network's input of whom oracle_name names; float32: PyTorch's. The
+    others are as in `Artifact`.
+    """
+
+    weights: Weights
+    level_fraction: float
+    oracle_name: str
+    oracle: np.ndarray
+    float32: np.ndarray
+    calibration: str
+    stage_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network in its own folder: `model.so`, `manifest.json`, and the arrays of the methods below.
+
+    ops_* count convolutions, ops_integer those that sum integers. kernels are the symbols of the compiled
+    functions, in call order. weights and weights_sha256 are origin and file of the parameters inside, as in
+    `Weights`. level_fraction: as in `Compression`. weight_sparsity_fraction: the share of the convolutions'
+    weights in it that is zero. arithmetic: what it computes with, in words, and layout how its
+    activations lie. oracle_name: whose the oracle is. calibration: on what it was quantized, in words, else
+    empty. stage_seconds: what making it took, by stage.
     """
 
     path: Path
@@ -186,8 +249,15 @@ class Artifact:
     ops_total: int
     ops_as_asked: int
     ops_depthwise: int
+    ops_integer: int
     fallbacks: tuple[str, ...]
     kernels: tuple[str, ...]
+    level_fraction: float
+    weight_sparsity_fraction: float
+    arithmetic: str
+    layout: str
+    oracle_name: str
+    calibration: str
     versions: Mapping[str, str]
     stage_seconds: Mapping[str, float]
 
@@ -197,16 +267,20 @@ class Artifact:
 
     def input(self) -> np.ndarray:
         """float32, the shape of the model's input."""
-        import numpy as np
-
-        array: np.ndarray = np.load(self.path / "input.npy", allow_pickle=False)
-        return array
+        return self._array("input")
 
     def oracle(self) -> np.ndarray:
-        """float32 PyTorch's output for `input()`."""
+        """What it must compute for `input()`: PyTorch's output, or ONNX Runtime's of a quantized network."""
+        return self._array("oracle")
+
+    def float32(self) -> np.ndarray:
+        """PyTorch's output for `input()`, of the network as it was before its numbers were made smaller."""
+        return self._array("float32")
+
+    def _array(self, name: str) -> np.ndarray:
         import numpy as np
 
-        array: np.ndarray = np.load(self.path / "oracle.npy", allow_pickle=False)
+        array: np.ndarray = np.load(self.path / f"{name}.npy", allow_pickle=False)
         return array
 
 
@@ -284,20 +358,25 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """One measurement of an artifact, after its output was compared with the oracle."""
+    """One measurement of an artifact, after its output was compared with the oracle.
+
+    float32_error_over_scale: how far it is from what the network computes in float32.
+    """
 
     status: str  # measured | wrong_output
     reason: str
     max_error_over_scale: float
+    float32_error_over_scale: float
     result: JobResult
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What accuracy is taken on, and what PyTorch makes of it.
+    """What accuracy is taken on, and what the network that is the oracle makes of it.
 
     images: float32 (n, C, H, W), memory-mapped. labels: int64 (n,). logits: float32 (n, classes),
-    those of the network in PyTorch, which took `seconds`. dataset_sha256 is `Data.sha256`.
+    those of the network in PyTorch, or of the quantized one in ONNX Runtime, which took `seconds`.
+    dataset_sha256 is `Data.sha256`.
     """
 
     images: np.ndarray
@@ -312,8 +391,8 @@ class Accuracy:
     """How often an artifact is right, on the device. Fractions are of n images.
 
     top5_fraction is None where there are too few classes for it to tell anything. predictions_sha256
-    hashes the predicted classes (int64, little-endian). reference_top1_fraction is PyTorch's on the
-    same images; differing counts images on which the artifact predicts another class than PyTorch.
+    hashes the predicted classes (int64, little-endian). reference_top1_fraction is the oracle's on the
+    same images; differing counts images on which the artifact predicts another class than the oracle.
     status, reason and max_error_over_scale (of all outputs) are as in `Samples`, the seconds as in
     `JobResult`.
     """
@@ -336,8 +415,9 @@ class Row:
     """One line of the results, and the schema of their Parquet: the field's type is the column's.
 
     Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
-    accuracy_reason: why there is no accuracy. stage_seconds: what each stage took, also where its
-    outcome was cached.
+    level_fraction: what compression became, 0 for dense. oracle: pytorch or onnxruntime, whose outputs are
+    compared with, and whose predictions the reference_ and predictions_ columns speak of. accuracy_reason:
+    why there is no accuracy. stage_seconds: what each stage took, also where its outcome was cached.
     """
 
     schema_version: int
@@ -346,7 +426,10 @@ class Row:
     dataset: str
     model: str
     compression: str
+    level_fraction: float | None
+    weight_sparsity_fraction: float | None
     precision: str
+    arithmetic: str
     format: str
     layout: str
     algorithm: str
@@ -364,6 +447,8 @@ class Row:
     samples_ns: list[int]
     warmup_ns: list[int]
     max_error_over_scale: float | None
+    float32_error_over_scale: float | None
+    oracle: str
     top1_fraction: float | None
     top5_fraction: float | None
     top1_n: int | None
@@ -375,6 +460,8 @@ class Row:
     weights: str
     weights_sha256: str
     recipe: str
+    finetuning: str
+    calibration: str
     dataset_sha256: str
     artifact_sha256: str
     image_id: str
@@ -383,6 +470,7 @@ class Row:
     ops_total: int | None
     ops_as_asked: int | None
     ops_depthwise: int | None
+    ops_integer: int | None
     fallbacks: list[str]
     kernels: list[str]
     versions: dict[str, str]

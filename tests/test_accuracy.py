@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,17 @@ description = "a test"
 [axes]
 dataset = ["digits"]
 model = ["mine"]
-compression = ["dense"]
-precision = ["fp32"]
+compression = [{compression}]
+precision = [{precision}]
 format = ["dense"]
-algorithm = ["direct", "gemm"]
+algorithm = [{algorithm}]
 tuning = ["scheduled"]
 [training.digits]
 recipe = "short.toml"
 train = {train}
+finetuning = "short_finetune.toml"
+[elbow]
+max_drop_fraction = 0.99
 [models.mine]
 factory = "{factory}"
 arguments = {arguments}
@@ -55,6 +58,10 @@ def root(tmp_path: Path, artifacts: Path) -> Path:
     return folder
 
 
+def write_recipe(path: Path, fields: Mapping[str, object]) -> None:
+    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in fields.items()))
+
+
 Run = Callable[..., list[Row]]
 
 
@@ -68,15 +75,20 @@ def run(tmp_path: Path, root: Path) -> Run:
         extra: str = "",
         train: bool = True,
         epochs: int = 1,
+        compression: str = '"dense"',
+        precision: str = '"fp32"',
+        algorithm: str = '"direct", "gemm"',
         target: Target | None = None,
         **settings: Any,
     ) -> list[Row]:
         facts = {"factory": factory, "arguments": arguments, "train": str(train).lower()}
+        facts |= {"compression": compression, "precision": precision, "algorithm": algorithm}
         path = tmp_path / "trial.toml"
         path.write_text(SWEEP.format(**facts) + extra)
         fields = recipe.to_table(recipe.load("digits")) | {"epochs": epochs, "crop_padding": 0}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items()]
-        (tmp_path / "short.toml").write_text("\n".join(lines))
+        write_recipe(tmp_path / "short.toml", fields)
+        levels = {"weight_levels": [0.5, 0.6], "channel_levels": [0.2]}
+        write_recipe(tmp_path / "short_finetune.toml", fields | {"epochs": 2} | levels)
         planned = sweep.expand(sweep.load(str(path)), [target or targets.load("x86")])
         chosen = Settings(
             "trial", root, **{"runner": "local", "repeats": 2, "threads": 1, "images": 100, **settings}
@@ -112,6 +124,33 @@ def test_a_sweep_trains_what_it_needs_and_rows_have_the_accuracy(
     shutil.rmtree(root / "checkpoints")
     (again, _) = run()
     assert again.weights_sha256 == rows[0].weights_sha256
+
+
+@pytest.mark.slow
+def test_a_sweep_prunes_what_it_needs_and_rows_have_the_level(
+    run: Run, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compressions = '"weight@elbow", "weight60", "channel20_shrunk"'
+    rows = run(compression=compressions, precision='"int8"', algorithm='"gemm"')
+    said = capsys.readouterr().out
+    assert said.count("training mine on digits") == 1
+    assert said.count("pruning mine on digits by weight") == 1
+    assert said.count("pruning mine on digits by channel") == 1
+    elbow, by_hand, shrunk = rows
+    for row in rows:
+        assert (row.status, row.weights, row.recipe, row.trained) == ("measured", "trained", "short", True)
+        assert (row.finetuning, row.oracle) == ("short_finetune", "onnxruntime")
+        assert (row.calibration, row.top1_n) == ("128 images of val", 100)
+        assert set(row.stage_seconds) == STAGES | {"finetune", "quantize"}
+        assert row.top1_fraction is not None
+        assert row.reference_top1_fraction is not None
+        assert abs(row.top1_fraction - row.reference_top1_fraction) <= 0.05
+    assert (elbow.level_fraction, by_hand.level_fraction, shrunk.level_fraction) == (0.6, 0.6, 0.2)
+    assert elbow.artifact_sha256 == by_hand.artifact_sha256
+    assert (elbow.weight_sparsity_fraction or 0) >= 0.59  # of 288 weights
+    assert (shrunk.weight_sparsity_fraction or 0) < 0.1
+    assert len(list((root / "quantized").iterdir())) == 2
+    assert run(compression=compressions, precision='"int8"', algorithm='"gemm"') == rows
 
 
 def test_without_training_the_rows_are_untrained_and_say_so(run: Run) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dlas import keys
+
 ROOT = Path(__file__).parents[1]
 LEAVES = {"values", "errors"}
 EVERYTHING = {""}
@@ -26,39 +28,54 @@ ARROWS: dict[str, set[str]] = {
     "progress": LEAVES,
     "datasets": LEAVES | {"cache", "tomlfile", "models.vision"},
     "models": LEAVES | {"cache", "tomlfile", "datasets"},
+    "compression": LEAVES | {"cache", "tomlfile", "models"},
     "algorithms": LEAVES,
     "systems": LEAVES | {"cache", "algorithms"},
     "hardware": LEAVES | {"cache", "tomlfile"},
     "measurement": LEAVES,
     "results": LEAVES | {"cache"},
-    "sweepfile": LEAVES | {"tomlfile", "datasets.catalog", "hardware.targets", "models.recipe"},
+    "sweeptables": LEAVES | {"tomlfile", "compression.finetuning", "datasets.catalog", "models.recipe"},
+    "sweepfile": LEAVES
+    | {"tomlfile", "sweeptables", "compression.notation", "datasets.catalog", "hardware.targets"},
     "sweep": LEAVES | {"hardware.targets", "sweepfile"},
     "keys": LEAVES | {"cache", "models.sources"},
+    "elbows": LEAVES
+    | {"compression.elbow", "compression.notation", "datasets.catalog", "network", "results.curves"}
+    | {"sweep", "tomlfile"},
+    "network": LEAVES
+    | {"compression.elbow", "compression.finetuning", "compression.levels", "compression.notation"}
+    | {"datasets.catalog", "keys", "models.weights", "sweep"},
     "bench": EVERYTHING,
     "pipeline": EVERYTHING,
     "stages": EVERYTHING,
     "training": EVERYTHING,
     "supplies": EVERYTHING,
-    "trial": LEAVES | {"cache", "keys", "datasets.catalog", "hardware", "models.weights", "results", "sweep"},
-    "plan": LEAVES | {"models.recipe", "progress", "results", "sweep", "trial"},
+    "trial": LEAVES | {"cache", "keys", "datasets.catalog", "hardware", "network", "results", "sweep"},
+    "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},
     "tasks": LEAVES
-    | {"cache", "datasets.catalog", "hardware", "pipeline", "plan", "progress", "supplies", "sweep"}
-    | {"training", "trial"},
+    | {"cache", "datasets.catalog", "elbows", "hardware", "pipeline", "plan", "progress", "supplies"}
+    | {"sweep", "training", "trial"},
 }
+# What changes networks of PyTorch; levels, elbows and what a name asks for are known without it.
+PRUNING = {
+    f"compression.{name}"
+    for name in ("channel", "channel_graph", "channel_operators", "compressed", "finetune", "prune")
+} | {"compression.prune_callbacks"}
 # Heavy package: the rooms, or single modules, that own it.
 OWNERS: dict[str, set[str]] = {
-    "torch": {"datasets", "models", "systems.frontend", "bench"},
+    "torch": {"datasets", "models", "systems.frontend", "bench", *PRUNING, "compression.export"},
     "torchvision": {"datasets", "models"},
     "sklearn": {"datasets"},
-    "pytorch_lightning": {"models.learner", "models.trainer", "models.train"},
+    "pytorch_lightning": {"models.learner", "models.trainer", "models.train", "compression.prune_callbacks"},
     "scipy": {"results"},
     "tvm": {"algorithms", "systems"},
     "tvm_ffi": {"algorithms", "systems"},
     "pyarrow": {"results"},
     "docker": {"hardware"},
-    "onnx": {"bench"},
-    "onnxruntime": {"bench"},
+    "onnx": {"compression.export", "compression.quantize", "systems.quantized"},
+    "onnxruntime": {"bench", "compression.quantize"},
     "openvino": {"bench"},
+    "matplotlib": {"results.curves"},
 }
 FORBIDDEN = {
     "the host of a package index": r"pypi[.]org|pythonhosted[.]|pytorch[.]org/whl|npmjs[.]org|anaconda[.]org",
@@ -169,6 +186,25 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in listed.stderr.splitlines()}
     assert "invoke" in imported
     assert imported.isdisjoint(OWNERS)
+
+
+def compression_modules(start: str) -> set[str]:
+    """The modules of dlas.compression that one of them rests on, itself among them."""
+    found, left = set(), [start]
+    while left:
+        name = left.pop()
+        path = ROOT / "dlas" / "compression" / f"{name}.py"
+        if name not in found and path.is_file():
+            found.add(name)
+            parts = [imported.split(".") for _, imported in imports(path.read_text(), "dlas.compression.x")]
+            left += [part[2] for part in parts if part[:2] == ["dlas", "compression"]]
+    return found
+
+
+@pytest.mark.parametrize(("start", "files"), [("compressed", keys._PRUNES), ("quantize", keys._QUANTIZES)])
+def test_a_key_rests_on_all_that_changes_a_network(start: str, files: tuple[Path, ...]) -> None:
+    only_read = {"finetuning", "levels", "notation"}
+    assert {path.stem for path in files} == compression_modules(start) - only_read
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)

@@ -18,9 +18,17 @@ from typing import Any
 import pytest
 import tvm
 
-from dlas import pipeline, plan, sweep, sweepfile
+from dlas import pipeline, plan, stages, sweep, sweepfile
 from dlas.algorithms import direct
-from dlas.errors import DataError, DeviceError, ScheduleError, StorageError, SweepIncomplete, UsageError
+from dlas.errors import (
+    BuildError,
+    DataError,
+    DeviceError,
+    ScheduleError,
+    StorageError,
+    SweepIncomplete,
+    UsageError,
+)
 from dlas.hardware import targets
 from dlas.measurement import measure as measurement
 from dlas.progress import Progress
@@ -29,6 +37,7 @@ from dlas.systems import passes
 from dlas.trial import Place, Places, Settings, Trial
 from dlas.values import Device, Row
 from dlas.worker import Limit, Worker
+from tests import pruned
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """
@@ -93,6 +102,75 @@ def test_a_row_tells_what_ran(tmp_path: Path, root: Path) -> None:
     assert store.read(root, "trial").rows == (row,)
 
 
+COMPRESSED = """
+[[include]]
+precision = "int8"
+[[include]]
+precision = "fp16"
+compression = "channel50_shrunk"
+[[include]]
+precision = "int8"
+compression = "weight50"
+"""
+
+
+def test_rows_of_compressed_networks_tell_what_ran(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny", algorithms='"gemm"')
+    path.write_text(path.read_text() + COMPRESSED)
+    done = run(path, root)
+    rows = {f"{row.compression}/{row.precision}": row for row in done}
+    dense, shrunk = rows["dense/fp32"], rows["channel50_shrunk/fp16"]
+    int8, sparse = rows["dense/int8"], rows["weight50/int8"]
+    for row in done:
+        assert (row.status, row.reason, row.trained, row.ops_total) == ("measured", "", False, 2)
+        assert (row.finetuning, row.accuracy_reason != "") == ("", True)
+        assert row.max_error_over_scale <= measurement.TOLERANCE[row.precision]
+    for row in (dense, shrunk):
+        assert (row.oracle, row.ops_integer, row.calibration, row.layout) == ("pytorch", 0, "", "nchw")
+        assert "quantize" not in row.stage_seconds
+        assert row.float32_error_over_scale == row.max_error_over_scale
+    for row in (int8, sparse):
+        assert (row.oracle, row.calibration, row.layout) == ("onnxruntime", "8 images of noise", "nhwc")
+        assert row.ops_integer == 2
+        assert row.stage_seconds["quantize"] > 0
+        assert row.max_error_over_scale < row.float32_error_over_scale < 0.2  # 8 bits are not 24
+    assert (dense.arithmetic, dense.level_fraction, dense.weight_sparsity_fraction) == ("float32", 0, 0)
+    assert shrunk.arithmetic == "float16 storage, float32 arithmetic"
+    assert (shrunk.level_fraction, shrunk.weight_sparsity_fraction) == (0.5, 0)
+    assert int8.arithmetic.startswith("8-bit")
+    assert (int8.level_fraction, sparse.level_fraction) == (0, 0.5)
+    assert int8.weight_sparsity_fraction < 0.1  # a small weight may round to zero
+    assert 0.5 <= sparse.weight_sparsity_fraction < 0.6
+    assert len({row.artifact_sha256 for row in done}) == 4
+    assert run(path, root) == done
+
+
+@pytest.mark.parametrize("compression", ["weight@elbow", "weight90"])
+def test_what_cannot_be_trained_for_want_of_data_fails_its_cell(
+    tmp_path: Path, root: Path, compression: str
+) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    training = '[training.cifar10]\nrecipe = "paper"\ntrain = true\nfinetuning = "paper_finetune"\n'
+    path.write_text(path.read_text().replace('["dense"]', f'["{compression}"]', 1) + training)
+    with pytest.raises(SweepIncomplete, match="1 of 1 cells failed"):
+        run(path, root, folders={"cifar10": tmp_path / "nowhere"})
+    (row,) = store.read(root, "trial").rows
+    assert (row.status, row.level_fraction) == ("failed", None)
+    assert "cifar10" in row.reason
+
+
+def test_an_elbow_that_is_not_there_is_invalid_and_says_why(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    path.write_text(path.read_text().replace('["dense"]', '["weight@elbow"]', 1))
+    (row,) = run(path, root)
+    assert (row.status, row.level_fraction, row.samples_ns, row.device) == ("invalid", None, [], "")
+    assert "my_tiny is untrained, so there is no elbow" in row.reason
+    assert "give the level by hand, as in weight80" in row.reason
+    with Progress() as progress:
+        settings = Settings("trial", root, runner="local", threads=1, repeats=4)
+        assert plan.describe(plan_of(path), settings, progress).endswith("1 invalid; about 0 s in all")
+
+
 def test_a_second_run_measures_nothing(tmp_path: Path, root: Path) -> None:
     path = write_sweep(tmp_path, "tiny")
     first = run(path, root)
@@ -137,9 +215,24 @@ def test_a_damaged_artifact_fails_its_cell(tmp_path: Path, fresh: Path) -> None:
     }
 
 
-def test_sweeps_and_compiler_know_the_same_algorithms_and_schedules() -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "oracle.npy", "about.json"])
+def test_a_damaged_network_of_integers_fails_its_cell(tmp_path: Path, fresh: Path, name: str) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    path.write_text(path.read_text().replace('"fp32"', '"int8"', 1))
+    (planned,) = plan_of(path)
+    trial = Trial(planned, 0, Settings("trial", fresh), None, DataError("no data here", "get some"))
+    folder = stages.obtain_quantized(trial, InProcess())
+    assert folder is not None
+    assert stages.check_quantized(folder)["calibration"] == "8 images of noise"
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(BuildError, match=f"{folder} is damaged: .*; delete {folder} and run the same"):
+        stages.obtain_quantized(trial, InProcess())
+
+
+def test_sweeps_and_compiler_know_the_same_algorithms_schedules_and_precisions() -> None:
     assert set(sweepfile.ALLOWED["algorithm"]) == set(passes.ALGORITHMS)
     assert set(sweepfile.ALLOWED["tuning"]) == set(passes.SCHEDULES)
+    assert set(sweepfile.ALLOWED["precision"]) == set(passes.ARITHMETIC) == set(measurement.TOLERANCE)
 
 
 def test_replicates_add_and_a_quick_look_never_stands_for_a_long_run(tmp_path: Path, root: Path) -> None:
@@ -220,7 +313,7 @@ def test_a_wrong_convolution_is_wrong_output(
     monkeypatch.setattr(direct, "conv2d", shifted)
     row = run_here(tmp_path, fresh)
     assert row.status == "wrong_output"
-    assert "differs from PyTorch's" in row.reason
+    assert "differs from that of pytorch" in row.reason
     assert not row.publishable
 
 
@@ -293,6 +386,22 @@ def test_building_a_sweep_goes_on_after_a_network_that_fails(
     assert Path(built.rpartition(": ")[2], "model.so").is_file()
 
 
+def test_what_cannot_be_measured_is_built_and_an_elbow_that_is_not_there_is_not(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    path.write_text(path.read_text().replace('["dense"]', '["dense", "weight@elbow"]', 1))
+    target = targets.load("x86")
+    target = replace(target, board=replace(target.board, runners=()))
+    planned = sweep.expand(sweep.load(str(path)), [target])
+    assert all(each.unmeasurable for each in planned)
+    with Progress() as progress:
+        pipeline.build_sweep(planned, Settings("trial", root), progress)
+    built, elbow = capsys.readouterr().out.splitlines()[-2:]
+    assert Path(built.rpartition(": ")[2], "model.so").is_file()
+    assert "invalid: my_tiny is untrained, so there is no elbow" in elbow
+
+
 def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path) -> None:
     path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm"')
     settings = Settings("trial", root, runner="local", threads=1, repeats=4)
@@ -302,6 +411,25 @@ def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path)
     assert second.split()[-3:-2] == ["about"]
     assert "1 cached" in totals
     assert len(store.read(root, "trial").rows) == 1
+
+
+def test_a_plan_trains_and_prunes_each_network_once(tmp_path: Path, root: Path) -> None:
+    text = pruned.SWEEP.replace('weights = "mine.pt"\n', "").replace('"weight90", ', "")
+    settings = Settings("trial", root, runner="local", threads=1, repeats=4)
+    *lines, totals = plan.describe(pruned.plan(tmp_path, text), settings, Progress()).splitlines()
+    states = {line.split("digits/mine/")[1].split()[0]: line.split("digits/")[0].strip() for line in lines}
+    built = "build, measure"
+    assert states == {
+        "dense/fp32/dense/direct/scheduled/x86_avx": f"train, {built}",
+        "dense/fp32/dense/gemm/scheduled/x86_avx": built,
+        "weight@elbow/fp32/dense/direct/scheduled/x86_avx": f"prune, {built}",
+        "weight@elbow/fp32/dense/gemm/scheduled/x86_avx": built,
+        "channel@elbow/fp32/dense/direct/scheduled/x86_avx": f"prune, {built}",
+        "channel@elbow/fp32/dense/gemm/scheduled/x86_avx": built,
+        "channel@elbow_shrunk/fp32/dense/direct/scheduled/x86_avx": built,
+        "channel@elbow_shrunk/fp32/dense/gemm/scheduled/x86_avx": built,
+    }
+    assert "2 prune, build, measure" in totals
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def take_accuracy(
 ) -> Accuracy:
     """Feed the images to an artifact on a device and count how often it is right.
 
-    Every output is compared with PyTorch's, so that a class of its own choice is a tie within the
+    Every output is compared with the oracle's, so that a class of its own choice is a tie within the
     tolerance or makes the status `wrong_output`. Images that do not fill the network's batch are
     left out. Raises UsageError, DeviceError, DeviceBusyError or EngineError.
     """
@@ -51,7 +51,9 @@ def take_accuracy(
     outputs = np.concatenate([result.outputs for result in results]).reshape(n, -1)
     labels, logits = evaluation.labels[:n], evaluation.logits[:n]
     error = error_over_scale(outputs, logits)
-    reason = find_fault(error, precision, all(result.output_stable for result in results))
+    reason = find_fault(
+        error, precision, all(result.output_stable for result in results), artifact.oracle_name
+    )
     predictions, reference = outputs.argmax(1), logits.argmax(1)
     return Accuracy(
         status="wrong_output" if reason else "measured",

@@ -7,8 +7,11 @@ import numpy as np
 from dlas.measurement.environment import OBSERVED
 from dlas.values import REPEATS, Artifact, Device, Job, Samples
 
-# Error over output scale; the sums of an fp32 network in another order differ by about 1e-6.
-TOLERANCE = {"fp32": 1e-4}
+# Error over output scale. The sums of an fp32 network in another order differ by about 1e-6. Activations that
+# are stored in float16 have 11 bits each. Where rounding is to integers, a sum next to a half comes out one
+# step off, and the layers after it pass that on: of the paper's networks, quantized and untrained, ONNX
+# Runtime's own optimised form is up to 0.06 off its literal one.
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.2, "int8_ort_default": 0.2}
 
 
 def measure(
@@ -35,15 +38,16 @@ def measure(
         )
     )
     error = error_over_scale(result.outputs[0], artifact.oracle())
-    reason = find_fault(error, precision, result.output_stable)
-    return Samples("wrong_output" if reason else "measured", reason, error, result)
+    reason = find_fault(error, precision, result.output_stable, artifact.oracle_name)
+    of_float32 = error_over_scale(result.outputs[0], artifact.float32())
+    return Samples("wrong_output" if reason else "measured", reason, error, of_float32, result)
 
 
-def find_fault(error: float, precision: str, is_stable: bool) -> str:
+def find_fault(error: float, precision: str, is_stable: bool, oracle: str) -> str:
     """Why outputs cannot be trusted; empty when they can. is_stable: `JobResult.output_stable`."""
     allowed = TOLERANCE[precision]
     if not error <= allowed:  # also where it is not a number
-        return f"output differs from PyTorch's by {error:.2g} of its scale, allowed is {allowed:.0e}"
+        return f"output differs from that of {oracle} by {error:.2g} of its scale, allowed is {allowed:g}"
     return "" if is_stable else "the last run gave another output than the first on its input"
 
 

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dlas.values import Row
 
-# Stages in the order of the work, and the columns that tell whose time each was; with `cell`, the row's own.
-SHARED_BY: Mapping[str, tuple[str, ...]] = {
-    "train": ("weights_sha256",),
-    "import": ("model", "dataset", "weights_sha256"),
-    "lower": ("artifact_sha256",),
-    "compile": ("artifact_sha256",),
-    "link": ("artifact_sha256",),
-    "reference": ("model", "weights_sha256", "dataset_sha256", "top1_n"),
-    "ship": ("cell", "device", "runner", "threads", "replicate"),
-    "measure": ("cell", "device", "runner", "threads", "replicate"),
-    "accuracy": ("cell", "device", "runner", "threads", "replicate"),
+Owner = tuple[object, ...]  # what tells whose time it was
+
+
+def _network(row: Row) -> Owner:
+    return row.model, row.dataset, row.weights_sha256, row.level_fraction, row.compression.endswith("_shrunk")
+
+
+def _oracle(row: Row) -> Owner:
+    """Whose predictions: PyTorch's are of the network, ONNX Runtime's of its form in integers."""
+    return row.oracle, row.precision if row.oracle == "onnxruntime" else ""
+
+
+def _run(row: Row) -> Owner:
+    return row.cell, row.device, row.runner, row.threads, row.replicate
+
+
+# Stages in the order of the work, and whose time each was.
+OWNERS: Mapping[str, Callable[[Row], Owner]] = {
+    "train": lambda row: (row.model, row.dataset, row.recipe),
+    # From the dense network on: the longest one contains the others.
+    "finetune": lambda row: (row.model, row.dataset, row.finetuning, row.compression.startswith("channel")),
+    "quantize": lambda row: (*_network(row), row.precision, row.target),
+    "import": lambda row: (*_network(row), *_oracle(row)),
+    "lower": lambda row: (row.artifact_sha256,),
+    "compile": lambda row: (row.artifact_sha256,),
+    "link": lambda row: (row.artifact_sha256,),
+    "reference": lambda row: (*_network(row), *_oracle(row), row.dataset_sha256, row.top1_n),
+    "ship": _run,
+    "measure": _run,
+    "accuracy": _run,
 }
 
 
 def total_seconds(rows: Iterable[Row]) -> dict[str, float]:
     """Seconds of each stage over all rows; stages that no row has are left out."""
-    spent: dict[str, dict[tuple[object, ...], float]] = {}
+    spent: dict[str, dict[Owner, float]] = {}
     for row in rows:
         for stage, seconds in row.stage_seconds.items():
-            owner = tuple(getattr(row, column) for column in SHARED_BY[stage])
-            spent.setdefault(stage, {})[owner] = seconds
-    return {stage: sum(spent[stage].values()) for stage in SHARED_BY if stage in spent}
+            owners, owner = spent.setdefault(stage, {}), OWNERS[stage](row)
+            owners[owner] = max(seconds, owners.get(owner, 0.0))
+    return {stage: sum(spent[stage].values()) for stage in OWNERS if stage in spent}

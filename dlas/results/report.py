@@ -68,14 +68,27 @@ class Line:
         return f"{row.top1_fraction:.1%} ({low:.1%} .. {high:.1%}) of {row.top1_n}{top5}"
 
     @property
+    def name(self) -> str:
+        """The cell's id, and the level that an elbow was."""
+        row = self.rows[0]
+        levels = sorted({each.level_fraction for each in self.rows if each.level_fraction is not None})
+        at = "/".join(f"{level:.0%}" for level in levels)
+        return f"{row.cell} (at {at})" if "@elbow" in row.compression and at else row.cell
+
+    @property
     def status(self) -> str:
         fewest = min(len(row.samples_ns) for row in self.rows)
         quick = f" ({fewest} of {REPEATS})" if fewest < REPEATS else ""
         marks = ["measured" if self.is_publishable else f"not publishable{quick}"]
-        if self.rows[0].trained is False:
+        row = self.rows[0]
+        if row.trained is False:
             marks.append("untrained")
-        if self.rows[0].fallbacks:
-            marks.append(_count(len(self.rows[0].fallbacks), "fallback"))
+        elif row.level_fraction and not row.finetuning:
+            marks.append("not fine-tuned")
+        if row.trained and row.calibration.endswith("noise"):
+            marks.append("calibrated on noise")
+        if row.fallbacks:
+            marks.append(_count(len(row.fallbacks), "fallback"))
         return ", ".join(marks)
 
 
@@ -193,7 +206,7 @@ def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
         _NONE if line.max_error is None else f"{line.max_error:.1e}",
         line.accuracy,
         line.status,
-        line.rows[0].cell,
+        line.name,
     )
 
 

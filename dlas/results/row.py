@@ -20,6 +20,7 @@ def measured(blank: Row, artifact: Artifact, samples: Samples) -> Row:
         samples_ns=list(result.samples_ns),
         warmup_ns=list(result.warmup_ns),
         max_error_over_scale=samples.max_error_over_scale,
+        float32_error_over_scale=samples.float32_error_over_scale,
         accuracy_reason=blank.accuracy_reason or samples.reason,
         cpu_set=result.cpu_set,
         environment_before=dict(result.before),
@@ -89,9 +90,12 @@ def blank(
         dataset=cell.dataset,
         model=cell.model.name,
         compression=cell.compression,
+        level_fraction=None,
+        weight_sparsity_fraction=None,
         precision=cell.precision,
+        arithmetic="",
         format=cell.format,
-        layout="nchw",
+        layout="",
         algorithm=cell.algorithm,
         tuning=cell.tuning,
         target=cell.target,
@@ -107,6 +111,8 @@ def blank(
         samples_ns=[],
         warmup_ns=[],
         max_error_over_scale=None,
+        float32_error_over_scale=None,
+        oracle="",
         top1_fraction=None,
         top5_fraction=None,
         top1_n=None,
@@ -118,6 +124,8 @@ def blank(
         weights=weights.origin if weights else "",
         weights_sha256=weights.sha256 if weights else "",
         recipe=weights.recipe if weights else "",
+        finetuning=weights.finetuning if weights else "",
+        calibration="",
         dataset_sha256="",
         artifact_sha256="",
         image_id=image_id,
@@ -126,17 +134,23 @@ def blank(
         ops_total=None,
         ops_as_asked=None,
         ops_depthwise=None,
+        ops_integer=None,
         fallbacks=[],
         kernels=[],
         versions={},
         environment_before={},
         environment_after={},
         started_at=started_at,
-        stage_seconds={"train": weights.seconds} if weights and weights.seconds else {},
+        stage_seconds=_learning_seconds(weights) if weights else {},
         peak_rss_bytes=None,
         inputs_key=inputs_key,
         log=log,
     )
+
+
+def _learning_seconds(weights: Weights) -> dict[str, float]:
+    spent = {"train": weights.seconds, "finetune": weights.finetune_seconds}
+    return {stage: seconds for stage, seconds in spent.items() if seconds}
 
 
 def _with_artifact(row: Row, artifact: Artifact) -> Row:
@@ -146,6 +160,13 @@ def _with_artifact(row: Row, artifact: Artifact) -> Row:
         ops_total=artifact.ops_total,
         ops_as_asked=artifact.ops_as_asked,
         ops_depthwise=artifact.ops_depthwise,
+        ops_integer=artifact.ops_integer,
+        level_fraction=artifact.level_fraction,
+        weight_sparsity_fraction=artifact.weight_sparsity_fraction,
+        arithmetic=artifact.arithmetic,
+        layout=artifact.layout,
+        oracle=artifact.oracle_name,
+        calibration=artifact.calibration,
         fallbacks=list(artifact.fallbacks),
         kernels=list(artifact.kernels),
         versions=dict(artifact.versions),

@@ -19,7 +19,7 @@ def make_row() -> Callable[..., Row]:
 
 def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: Any) -> Row:
     """A measured row of 150 samples around 12 ms, started `minutes` after noon; `changes` name fields."""
-    cell = changes.get("cell", "cifar10/resnet18/none/fp32/dense/gemm/scheduled/x86_avx")
+    cell = changes.get("cell", "cifar10/resnet18/dense/fp32/dense/gemm/scheduled/x86_avx")
     dataset, model, compression, precision, form, algorithm, tuning, target = cell.split("/")
     status = changes.get("status", "measured")
     if samples is None:
@@ -33,7 +33,10 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "dataset": dataset,
         "model": model,
         "compression": compression,
+        "level_fraction": 0.0 if status == "measured" else None,
+        "weight_sparsity_fraction": 0.0 if status == "measured" else None,
         "precision": precision,
+        "arithmetic": "float32",
         "format": form,
         "layout": "nchw",
         "algorithm": algorithm,
@@ -51,6 +54,8 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "samples_ns": samples,
         "warmup_ns": [15_000_000, 12_500_000],
         "max_error_over_scale": 2.5e-7 if status == "measured" else None,
+        "float32_error_over_scale": 2.5e-7 if status == "measured" else None,
+        "oracle": "pytorch",
         "top1_fraction": None,
         "top5_fraction": None,
         "top1_n": None,
@@ -62,6 +67,8 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "weights": "untrained" if status == "measured" else "",
         "weights_sha256": "",
         "recipe": "",
+        "finetuning": "",
+        "calibration": "",
         "dataset_sha256": "",
         "artifact_sha256": "ab" * 32,
         "image_id": "",
@@ -70,6 +77,7 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "ops_total": 20,
         "ops_as_asked": 20,
         "ops_depthwise": 0,
+        "ops_integer": 0,
         "fallbacks": [],
         "kernels": ["conv2d_gemm", "dense"],
         "versions": {"tvm": "0.27.0"},

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlas.results.effort import SHARED_BY, total_seconds
+import pytest
+
+from dlas.results.effort import OWNERS, total_seconds
 from dlas.values import Row
 
 CELLS = [f"digits/small/dense/fp32/dense/{name}/scheduled/x86_avx" for name in ("direct", "gemm")]
@@ -24,10 +26,56 @@ def test_what_rows_share_counts_once(make_row: Callable[..., Row]) -> None:
         "reference": 1.0,
         "measure": 20.0,
     }
-    other = make_row(cell=CELLS[0], weights_sha256="v", stage_seconds={"train": 30.0})
+    other = make_row(cell=CELLS[0].replace("small", "wide"), stage_seconds={"train": 30.0})
     assert total_seconds([*rows, other])["train"] == 90.0
 
 
-def test_every_column_is_one_of_a_row(make_row: Callable[..., Row]) -> None:
-    row = make_row()
-    assert all(hasattr(row, column) for columns in SHARED_BY.values() for column in columns)
+def test_pruned_networks_share_the_training_of_the_dense_one(make_row: Callable[..., Row]) -> None:
+    seconds = {"train": 60.0, "quantize": 2.0}
+    cells = [cell.replace("dense", compression, 1) for cell in CELLS for compression in ("dense", "weight90")]
+    weights = {cell: "dense" if "small/dense" in cell else "pruned" for cell in cells}
+    rows = [
+        make_row(
+            cell=cell,
+            weights_sha256=weights[cell],
+            recipe="digits",
+            finetuning="" if weights[cell] == "dense" else "digits_finetune",
+            stage_seconds=seconds | ({} if weights[cell] == "dense" else {"finetune": 5.0}),
+        )
+        for cell in cells
+    ]
+    assert total_seconds(rows) == {"train": 60.0, "finetune": 5.0, "quantize": 4.0}
+
+
+def test_a_level_contains_those_before_it(make_row: Callable[..., Row]) -> None:
+    spent = {
+        "weight50": 3.0,
+        "weight90": 7.5,
+        "weight@elbow": 12.0,
+        "channel50": 4.0,
+        "channel50_shrunk": 4.0,
+    }
+    rows = [
+        make_row(
+            cell=CELLS[0].replace("dense", name, 1),
+            finetuning="digits_finetune",
+            stage_seconds={"finetune": seconds},
+        )
+        for name, seconds in spent.items()
+    ]
+    assert total_seconds(rows) == {"finetune": 12.0 + 4.0}
+    assert total_seconds(reversed(rows)) == {"finetune": 12.0 + 4.0}
+
+
+def test_integers_of_two_kinds_have_predictions_of_their_own(make_row: Callable[..., Row]) -> None:
+    oracles = {"fp32": "pytorch", "fp16": "pytorch", "int8": "onnxruntime", "int8_ort_default": "onnxruntime"}
+    rows = [
+        make_row(cell=CELLS[0].replace("fp32", precision), oracle=oracle, stage_seconds={"reference": 1.0})
+        for precision, oracle in oracles.items()
+    ]
+    assert total_seconds(rows) == {"reference": 3.0}
+
+
+@pytest.mark.parametrize("stage", OWNERS)
+def test_every_stage_has_an_owner(make_row: Callable[..., Row], stage: str) -> None:
+    assert total_seconds([make_row(stage_seconds={stage: 2.0})]) == {stage: 2.0}

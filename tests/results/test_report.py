@@ -13,7 +13,7 @@ from dlas.results.report import render, report
 from dlas.values import Row
 
 MakeRow = Callable[..., Row]
-GEMM = "cifar10/resnet18/none/fp32/dense/gemm/scheduled/x86_avx"
+GEMM = "cifar10/resnet18/dense/fp32/dense/gemm/scheduled/x86_avx"
 DIRECT = GEMM.replace("gemm", "direct")
 OTHER_MODEL = GEMM.replace("resnet18", "vgg16")
 
