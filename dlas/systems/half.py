@@ -143,6 +143,8 @@ class _Halver(PyExprMutator):  # type: ignore[misc]
 
 def _only_reshapes(kernel: tirx.PrimFunc, x: relax.Expr, result: relax.Call) -> bool:
     """TVM's analysis also finds the pattern in a slice from the beginning."""
+    if not all(isinstance(each.ty, relax.TensorType) for each in (x, result)):
+        return False
     sizes = [prod(int(size) for size in each.ty.shape) for each in (x, result)]
     return sizes[0] == sizes[1] and bool(relax.analysis.has_reshape_pattern(kernel))
 

@@ -48,8 +48,15 @@ _BY_ELEMENT: dict[str, Callable[..., np.ndarray]] = {
 }
 HALF_INT32 = 2**30
 FLOAT32_ERROR = 1e-6  # relative: a bias has the product of two scales, rounded to float32
-_POOL_OPTIONS = ("pool_size", "strides", "dilation", "padding", "ceil_mode", "count_include_pad")
-_POOL_OPTIONS += ("output_size",)  # of the adaptive one
+_POOL_OPTIONS = (
+    "pool_size",
+    "strides",
+    "dilation",
+    "padding",
+    "ceil_mode",
+    "count_include_pad",
+    "output_size",
+)
 
 
 # Quantization
