@@ -166,9 +166,7 @@ class Network:
     @property
     def invalid_reason(self) -> str:
         """Why it cannot be run; empty where it can, after training or not, and where files are damaged."""
-        if self.is_unfinished or self.fault or isinstance(self.compression, Compression):
-            return ""
-        return self.compression
+        return "" if self.is_unfinished or self.fault or self.is_resolved else str(self.compression)
 
     @property
     def weights(self) -> Weights:

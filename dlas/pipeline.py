@@ -207,6 +207,8 @@ def run_bench(
         built = {}
         for name in algorithms:
             trial = Trial(cells[name], 0, settings, None, data)
+            if not trial.network.is_resolved:
+                raise UsageError(f"{trial.cell.id}: {trial.network.compression}", "run its sweep first")
             progress.say(f"building {trial.cell.id}")
             built[name] = obtain_artifact(trial, worker)
         return built, trial

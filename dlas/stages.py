@@ -68,7 +68,7 @@ def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
     folder, target = trial.artifact_folder, trial.planned.target
     if not folder.is_dir():
         quantized = obtain_quantized(trial, worker)
-        source = Source(trial.cell.model, trial.weights, trial.network.resolved, quantized)
+        source = _source(trial, quantized)
         with cache.atomic_folder(folder) as made:
             limit, key = build_limit(trial.settings), trial.artifact_key
             worker.call(trial.log, limit, compile_cell, source, trial.cell, target, key, made)
@@ -82,7 +82,7 @@ def obtain_quantized(trial: Trial, worker: Worker) -> Path | None:
     folder = trial.settings.root / "quantized" / trial.quantized_key[:32]
     if not folder.is_dir():
         images = _obtain_calibration(trial, worker)
-        source = Source(trial.cell.model, trial.weights, trial.network.resolved)
+        source = _source(trial)
         activations = trial.planned.target.compiler.int8_activations
         with cache.atomic_folder(folder) as made:
             arguments = (source, images, trial.cell.precision, activations, made)
@@ -106,13 +106,15 @@ def obtain_evaluation(trial: Trial, worker: Worker) -> Evaluation | None:
     images = _obtain_images(trial, "test", trial.settings.images, trial.images_key, worker)
     reference = trial.settings.root / "reference" / trial.reference_key[:32]
     if images is not None and not reference.is_dir():
-        source = Source(
-            trial.cell.model, trial.weights, trial.network.resolved, obtain_quantized(trial, worker)
-        )
+        source = _source(trial, obtain_quantized(trial, worker))
         with cache.atomic_folder(reference) as made:
             arguments = (source, trial.cell.dataset, images, made)
             worker.call(trial.log, build_limit(trial.settings), predict_images, *arguments)
     return None if images is None else read_evaluation(images, reference, trial.data)
+
+
+def _source(trial: Trial, quantized: Path | None = None) -> Source:
+    return Source(trial.cell.model, trial.weights, trial.network.resolved, quantized)
 
 
 def _obtain_images(trial: Trial, split: str, count: int, key: str, worker: Worker) -> Path | None:
