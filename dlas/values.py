@@ -84,9 +84,10 @@ class Weights:
 class Compression:
     """How a network is made smaller. `compression.notation` reads and writes its name.
 
-    technique: dense, weight (single weights of the convolutions) or channel (whole filters). level_fraction:
-    the share that is pruned, 0 for dense, None where it is the elbow and not known yet. shrunk: pruned
-    channels are removed, where else they are zero.
+    technique: dense, weight (single weights of all convolutions together), uniform (the same share of each,
+    but of the first and of depthwise ones nothing) or channel (whole filters). level_fraction: the share that
+    is pruned, 0 for dense, None where it is the elbow and not known yet. shrunk: pruned channels are removed,
+    where else they are zero.
     """
 
     technique: str = "dense"
@@ -146,6 +147,19 @@ class Cell:
                 self.target,
             )
         )
+
+
+@dataclass(frozen=True)
+class Csr:
+    """A pruned filter in compressed sparse rows, one row for each output channel.
+
+    data: float32 (nnz,), the weights that are not zero. indices: int32 (nnz,), where in CI/groups * KH * KW
+    they are, ascending within a row. indptr: int32 (CO + 1,), where in these each row starts.
+    """
+
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -231,12 +245,14 @@ class Contents:
 class Artifact:
     """A compiled network in its own folder: `model.so`, `manifest.json`, and the arrays of the methods below.
 
-    ops_* count convolutions, ops_integer those that sum integers. kernels are the symbols of the compiled
-    functions, in call order. weights and weights_sha256 are origin and file of the parameters inside, as in
-    `Weights`. level_fraction: as in `Compression`. weight_sparsity_fraction: the share of the convolutions'
-    weights in it that is zero. arithmetic: what it computes with, in words, and layout how its
-    activations lie. oracle_name: whose the oracle is. calibration: on what it was quantized, in words, else
-    empty. stage_seconds: what making it took, by stage.
+    ops_* count convolutions, ops_integer those that sum integers, ops_sparse those computed from CSR. kernels
+    are the symbols of the compiled functions, in call order. weights and weights_sha256 are origin and file
+    of the parameters inside, as in `Weights`. level_fraction: as in `Compression`. weight_sparsity_fraction:
+    the share of the convolutions' weights in it that is zero, mac_sparsity_fraction: of their multiply-adds,
+    those with such a weight; only sparse kernels leave them out. weight_bytes: of all constants in it;
+    dense_weight_bytes: if each of the network's parameters were a float32. arithmetic: what it computes with,
+    in words, and layout how its activations lie. oracle_name: whose the oracle is. calibration: on what it
+    was quantized, in words, else empty. stage_seconds: what making it took, by stage.
     """
 
     path: Path
@@ -250,10 +266,14 @@ class Artifact:
     ops_as_asked: int
     ops_depthwise: int
     ops_integer: int
+    ops_sparse: int
     fallbacks: tuple[str, ...]
     kernels: tuple[str, ...]
     level_fraction: float
     weight_sparsity_fraction: float
+    mac_sparsity_fraction: float
+    weight_bytes: int
+    dense_weight_bytes: int
     arithmetic: str
     layout: str
     oracle_name: str
@@ -428,6 +448,9 @@ class Row:
     compression: str
     level_fraction: float | None
     weight_sparsity_fraction: float | None
+    mac_sparsity_fraction: float | None
+    weight_bytes: int | None
+    dense_weight_bytes: int | None
     precision: str
     arithmetic: str
     format: str
@@ -471,6 +494,7 @@ class Row:
     ops_as_asked: int | None
     ops_depthwise: int | None
     ops_integer: int | None
+    ops_sparse: int | None
     fallbacks: list[str]
     kernels: list[str]
     versions: dict[str, str]

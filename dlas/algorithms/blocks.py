@@ -6,8 +6,13 @@ Schedules find a block by its `role`:
     pack        the input rearranged for the inner kernel (im2col matrix, or packed tiles)
     accumulate  the sum of products, (N, block, OH/height, OW/width, height, width, lanes): the first four
                 axes choose a tile, the others run over its outputs
-    depthwise   the same without lanes, (N, CO, OH/height, OW/width, height, width): a vector is a row
+    depthwise   (N, CO, OH/height, OW/width, 1), a whole tile each, which blocks inside it sum
+    sparse      the same with an axis for parts of the input channels, each of which adds to the tile
     unpack      the tiles put back to NCHW
+
+The last two sums are those of `runs`. They have annotations `height` and `width`, of their tiles; `pack` has
+`loops` there, the extents that its last axis is made of; and a block `copy` inside `pad` fills what holds no
+zero but in whole rows.
 """
 
 from __future__ import annotations

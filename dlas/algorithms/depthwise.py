@@ -1,38 +1,76 @@
-"""Depthwise convolution, direct: a channel's outputs read one input channel, so the lanes are columns."""
+"""Depthwise convolution, direct: a channel's outputs read one input channel, in runs."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from tvm import te
+from tvm import tirx
+from tvm.script import tirx as T
 
-from dlas.algorithms import blocks
-from dlas.algorithms.convolution import Conv2d, Tile
+from dlas.algorithms import runs
+from dlas.algorithms.convolution import Conv2d
+from dlas.algorithms.runs import RunTile, extents
 
 
-def conv2d(x: Any, weight: Any, conv: Conv2d, tile: Tile) -> Any:
-    """x (N, CI, H, W), weight (CO, 1, KH, KW). Returns (N, CO, OH, OW).
+@lru_cache(maxsize=64)  # a network has few kinds, and to parse one takes a tenth of a second
+def conv2d(conv: Conv2d, tile: RunTile) -> tirx.PrimFunc:
+    """A function of x (N, CI, H, W) and weight (CO, 1, KH, KW), to (N, CO, OH, OW).
 
-    Of the tile, height and width count; the width is the vector.
+    Its block of role `depthwise`, (N, CO, OH/height, OW/width, 1), computes a whole tile, which a block in it
+    sums. Annotations as of role `sparse`.
     """
-    padded = blocks.pad(x, conv, tile)
-    kh, kw = te.reduce_axis((0, conv.KH), "kh"), te.reduce_axis((0, conv.KW), "kw")
-    (rows, columns), (sh, sw), (dh, dw) = blocks.tiles(conv, tile), conv.stride, conv.dilation
+    source = runs.source(conv, tile, "direct")
+    image, height, width, step, pitch = source.image, tile.height, tile.width, source.step, source.image.pitch
+    is_padded, pad = not image.is_input(conv), runs.padding(conv, image)
+    N, CI, H, W, CO, OH, OW = extents(conv.N, conv.CI, conv.H, conv.W, conv.CO, conv.OH, conv.OW)
+    down, across, size, image_size = extents(*runs.tile_counts(conv, tile), source.size, image.size)
+    KH, KW, one, runs_, length = extents(conv.KH, conv.KW, 1, source.runs, source.length)
 
-    def element(n: Any, o: Any, y: Any, x_: Any, h: Any, w: Any) -> Any:
-        row = (y * tile.height + h) * sh + kh * dh
-        column = (x_ * tile.width + w) * sw + kw * dw
-        return te.sum(padded[n, o // conv.OG, row, column] * weight[o, 0, kh, kw], axis=[kh, kw])
+    def place(y: Any, x: Any, r: Any, i: Any, kh: Any, kw: Any) -> Any:
+        """Where in its channel an output of a tile reads what it multiplies with (kh, kw) of the filter."""
+        start = (y * height + r) * pitch + x * width + i
+        return start + runs.offset(conv, image, False, 0, kh, kw)
 
-    tiled = te.compute(
-        (conv.N, conv.CO, rows, columns, tile.height, tile.width),
-        element,
-        name="depthwise",
-        attrs={"role": "depthwise"},
-    )
-    return te.compute(
-        (conv.N, conv.CO, conv.OH, conv.OW),
-        lambda n, o, h, w: tiled[n, o, h // tile.height, w // tile.width, h % tile.height, w % tile.width],
-        name="unpack",
-        attrs={"role": "unpack"},
-    )
+    def read(image: Any, n: Any, c: Any, element: Any) -> Any:
+        return image[n, c, element] if is_padded else image[n, c, 0, element]  # a channel is one row
+
+    @T.prim_func(s_tir=True)
+    def function(
+        x: T.Buffer((N, CI, H, W), "float32"),
+        weight: T.Buffer((CO, one, KH, KW), "float32"),
+        out: T.Buffer((N, CO, OH, OW), "float32"),
+    ) -> None:
+        T.func_attr({"op_pattern": 4, "tirx.noalias": True})  # kOutEWiseFusable of tvm/relax/op_attr_types.h
+        padded = T.sblock_alloc_buffer((N, CI, image_size)) if is_padded else x
+        tiles = T.sblock_alloc_buffer((N, CO, down, across, size))
+        if is_padded:
+            pad(x, padded)
+        for n, o, y, x_, t in T.grid(N, CO, down, across, one):
+            with T.sblock("depthwise"):
+                vn, vo, vy, vx, vt = T.axis.remap("SSSSS", [n, o, y, x_, t])
+                T.reads(
+                    padded[vn, vo // conv.OG, 0:image_size] if is_padded else x[vn, vo // conv.OG, 0:H, 0:W],
+                    weight[vo, 0, 0:KH, 0:KW],
+                )
+                T.writes(tiles[vn, vo, vy, vx, vt * size : vt * size + size])
+                T.sblock_attr({"role": "depthwise", "height": height, "width": width})
+                for r, i, kh, kw in T.grid(runs_, length, KH, KW):
+                    with T.sblock("sum"):
+                        vr, vi, vkh, vkw = T.axis.remap("SSRR", [r, i, kh, kw])
+                        with T.init():
+                            tiles[vn, vo, vy, vx, vt * size + vr * length + vi] = T.float32(0)
+                        tiles[vn, vo, vy, vx, vt * size + vr * length + vi] = (
+                            tiles[vn, vo, vy, vx, vt * size + vr * length + vi]
+                            + read(padded, vn, vo // conv.OG, place(vy, vx, vr, vi, vkh, vkw))
+                            * weight[vo, 0, vkh, vkw]
+                        )
+        for n, o, h, w in T.grid(N, CO, OH, OW):
+            with T.sblock("unpack"):
+                vn, vo, vh, vw = T.axis.remap("SSSS", [n, o, h, w])
+                T.sblock_attr({"role": "unpack"})
+                out[vn, vo, vh, vw] = tiles[
+                    vn, vo, vh // height, vw // width, vh % height * step + vw % width
+                ]
+
+    return function

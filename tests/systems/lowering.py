@@ -52,7 +52,8 @@ def compile_and_run(
     x: np.ndarray,
     compiler: Compiler = AVX2,
     precision: str = "fp32",
+    format: str = "dense",
 ) -> np.ndarray:
-    lowered, _ = passes.lower(mod, algorithm, schedule, compiler, precision)
+    lowered, _ = passes.lower(mod, algorithm, schedule, compiler, precision, format)
     machine = relax.VirtualMachine(generate(lowered, compiler), tvm.cpu())
     return machine["main"](tvm.runtime.tensor(x)).numpy()
