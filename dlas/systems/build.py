@@ -17,7 +17,7 @@ from tvm.support.cc import create_shared
 
 from dlas import cache
 from dlas.errors import BuildError
-from dlas.systems import passes
+from dlas.systems import census, passes
 from dlas.systems.artifact import hash_data, write_manifest
 from dlas.systems.frontend import Imported
 from dlas.values import PACKAGES, Artifact, Cell, Compiler, Contents, Target
@@ -38,7 +38,7 @@ def build(
     """
     started = time.monotonic()
     lowered, operators = passes.lower(
-        imported.mod, cell.algorithm, cell.tuning, target.compiler, cell.precision
+        imported.mod, cell.algorithm, cell.tuning, target.compiler, cell.precision, cell.format
     )
     seconds = {**contents.stage_seconds, "lower": time.monotonic() - started}
     path = folder / "model.so"
@@ -58,10 +58,14 @@ def build(
         ops_as_asked=operators.as_asked,
         ops_depthwise=operators.depthwise,
         ops_integer=operators.integer,
+        ops_sparse=operators.sparse,
         fallbacks=operators.fallbacks,
-        kernels=tuple(passes.called_functions(lowered)),
+        kernels=tuple(census.called_functions(lowered)),
         level_fraction=contents.level_fraction,
         weight_sparsity_fraction=operators.weight_sparsity_fraction,
+        mac_sparsity_fraction=operators.mac_sparsity_fraction,
+        weight_bytes=operators.weight_bytes,
+        dense_weight_bytes=operators.dense_weight_bytes,
         arithmetic=operators.arithmetic,
         layout=operators.layout,
         oracle_name=contents.oracle_name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dlas.algorithms import runs
 from dlas.algorithms.convolution import Conv2d, Tile, ceil_div
 from dlas.algorithms.integer import Dot
+from dlas.algorithms.runs import RunTile
 from dlas.values import Compiler
 
 MAX_ACCUMULATORS = 16  # more gained nothing on 32 registers, and from 28 on they spill
 MAX_VECTORS = 4
-MAX_DEPTHWISE_HEIGHT = 8
 
 
 def choose(conv: Conv2d, compiler: Compiler) -> Tile:
@@ -19,9 +20,7 @@ def choose(conv: Conv2d, compiler: Compiler) -> Tile:
     Waste is what the last tiles compute past the edge of the output; a few accumulators cannot hide
     the latency of a multiply-add.
     """
-    if conv.depthwise:
-        return _choose_depthwise(conv, compiler.vector_lanes)
-    limit = min(MAX_ACCUMULATORS, compiler.vector_registers * 3 // 4)
+    limit = min(MAX_ACCUMULATORS, count_sums(compiler))
     candidates = [
         Tile(lanes, height, width)
         for lanes in _lane_counts(conv, compiler.vector_lanes)
@@ -29,7 +28,7 @@ def choose(conv: Conv2d, compiler: Compiler) -> Tile:
         for width in range(1, min(conv.OW, limit) + 1)
         if _vectors(lanes, compiler.vector_lanes) * height * width <= limit
     ]
-    return max(candidates, key=lambda tile: (_score(tile, conv, compiler.vector_lanes), tile.width))
+    return max(candidates, key=lambda tile: (_score(tile, conv, compiler), tile.width))
 
 
 def _lane_counts(conv: Conv2d, vector: int) -> Iterable[int]:
@@ -39,22 +38,33 @@ def _lane_counts(conv: Conv2d, vector: int) -> Iterable[int]:
     return [n for n in (*range(1, vector), *counts) if conv.OG % n == 0]
 
 
-def _score(tile: Tile, conv: Conv2d, vector: int) -> float:
-    vectors = _vectors(tile.lanes, vector)
-    done = ceil_div(conv.CO, tile.lanes) * vectors * vector
-    done *= _covered(conv.OH, tile.height) * _covered(conv.OW, tile.width)
-    useful = conv.CO * conv.OH * conv.OW / done
-    return useful * (1 - 0.5 / (vectors * tile.height * tile.width))
+def count_vectors(tile: Tile, conv: Conv2d, compiler: Compiler) -> int:
+    """How many vectors of outputs are computed of one image, with those past its edge."""
+    blocks = ceil_div(conv.CO, tile.lanes) * _vectors(tile.lanes, compiler.vector_lanes)
+    return blocks * _covered(conv.OH, tile.height) * _covered(conv.OW, tile.width)
 
 
-def _choose_depthwise(conv: Conv2d, vector: int) -> Tile:
-    def score(tile: Tile) -> float:
-        useful = conv.OH * conv.OW / (_covered(conv.OH, tile.height) * _covered(conv.OW, tile.width))
-        return useful * tile.width * (1 - 0.5 / tile.height)
+def _score(tile: Tile, conv: Conv2d, compiler: Compiler) -> float:
+    useful = conv.CO * conv.OH * conv.OW / (count_vectors(tile, conv, compiler) * compiler.vector_lanes)
+    in_tile = _vectors(tile.lanes, compiler.vector_lanes) * tile.height * tile.width
+    return useful * (1 - 0.5 / in_tile)
 
-    widths = [1 << bit for bit in range(vector.bit_length()) if 1 << bit <= vector]
-    heights = range(1, min(conv.OH, MAX_DEPTHWISE_HEIGHT) + 1)
-    return max((Tile(1, height, width) for width in widths for height in heights), key=score)
+
+def choose_depthwise(conv: Conv2d, compiler: Compiler) -> RunTile:
+    """The tile whose vectors compute least past its edge, and then the one with most of them."""
+    limit = count_sums(compiler)
+
+    def score(tile: RunTile) -> float:
+        vectors, (down, across) = runs.source(conv, tile, "direct").vectors, runs.tile_counts(conv, tile)
+        useful = conv.OH * conv.OW / (down * across * vectors * tile.vector)
+        return useful * (1 - 0.5 / vectors) if vectors <= limit else -vectors
+
+    return max(runs.tiles(conv, compiler.vector_lanes), key=score)
+
+
+def count_sums(compiler: Compiler) -> int:
+    """How many vectors of sums fit the registers, beside what is multiplied."""
+    return compiler.vector_registers * 3 // 4
 
 
 def _vectors(lanes: int, vector: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ import tvm
 from torch import Tensor, nn
 from tvm import relax
 
+from dlas.compression.prune import prune_weights
 from dlas.errors import BuildError
-from dlas.systems import artifact, passes
-from dlas.systems.build import build, generate
+from dlas.models.resnet import resnet18
+from dlas.systems import artifact, census, passes
+from dlas.systems.build import build, export, generate
 from dlas.systems.frontend import Imported, import_network
-from dlas.values import Artifact, Board, Cell, Contents, ModelSpec, Target, Weights
+from dlas.values import Artifact, Board, Cell, Compiler, Contents, ModelSpec, Target, Weights
 from tests.networks import tiny
-from tests.systems.lowering import AVX2
+from tests.systems.lowering import AVX2, NEON
 
 SHAPE = (1, 3, 16, 16)
 WEIGHTS = Weights("trained", Path("w.pt"), "5" * 64)
@@ -118,6 +121,30 @@ def test_zeros_in_the_weights_are_counted(tmp_path: Path) -> None:
     given = imported(network)
     _, operators = passes.lower(given.mod, "gemm", "scheduled", AVX2)
     assert operators.weight_sparsity_fraction == 27 / 144
+    assert operators.mac_sparsity_fraction == 27 / 144  # both convolutions have outputs of one size
+
+
+@pytest.mark.parametrize("format", ["csr", "csr_packed", "auto"])
+@pytest.mark.parametrize("algorithm", passes.ALGORITHMS)
+@pytest.mark.parametrize(
+    "compiler", [AVX2, pytest.param(NEON, marks=pytest.mark.aarch64)], ids=["x86", "arm"]
+)
+def test_sparse_kernels_are_linked(compiler: Compiler, algorithm: str, format: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = resnet18(width=16).eval()
+    prune_weights(network, 0.9)
+    given = import_network(network, np.ones((1, 3, 32, 32), "float32"))
+    lowered, operators = passes.lower(given.mod, algorithm, "scheduled", compiler, format=format)
+    kernels = set(census.called_functions(lowered))
+    sparse = [name for name in kernels if "csr" in name]
+    assert operators.as_asked == operators.total == 20
+    assert operators.sparse == 20 if format != "auto" else 0 < operators.sparse < 20
+    path = tmp_path / "model.so"
+    export(lowered, compiler, path)
+    command = ["nm", "--dynamic", "--defined-only", str(path)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert sparse
+    assert all(name in listed.stdout for name in sparse)
 
 
 def test_each_stage_has_its_seconds(built: Artifact) -> None:

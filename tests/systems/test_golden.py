@@ -12,7 +12,7 @@ import pytest
 import tvm
 
 from dlas.algorithms.convolution import Conv2d
-from dlas.systems import passes
+from dlas.systems import census, passes
 from dlas.systems.build import llvm_target
 from dlas.systems.schedules import roles
 from dlas.values import Compiler
@@ -24,27 +24,41 @@ PLAIN = Conv2d(1, 6, 9, 9, 20, 3, 3, stride=(2, 2), padding=(1, 1, 1, 1))
 DEPTHWISE = Conv2d(1, 6, 9, 9, 6, 3, 3, padding=(1, 1, 1, 1), groups=6)
 
 
-def lowered(conv: Conv2d, algorithm: str, schedule: str, compiler: Compiler) -> tvm.IRModule:
+SPARSE = [f"{format}_{algorithm}" for format in ("csr", "csr_packed") for algorithm in passes.ALGORITHMS]
+
+
+def lowered(
+    conv: Conv2d, algorithm: str, schedule: str, compiler: Compiler, format: str = "dense"
+) -> tvm.IRModule:
+    """A convolution with bias and ReLU. In a sparse format, three of four weights are zero."""
     weight = np.ones((conv.CO, conv.CG, conv.KH, conv.KW), "float32")
+    if format != "dense":
+        weight.reshape(-1)[np.arange(weight.size) % 4 != 0] = 0
+    mod = relax_conv2d(conv, weight, "bias and relu")
     with llvm_target(compiler):
-        mod, _ = passes.lower(relax_conv2d(conv, weight, "bias and relu"), algorithm, schedule, compiler)
-    return mod
+        return passes.lower(mod, algorithm, schedule, compiler, format=format)[0]
+
+
+def split_kernel(kernel: str) -> tuple[str, str]:
+    """Algorithm and format of the name of a kernel: csr_packed_gemm, gemm."""
+    algorithm = next(name for name in passes.ALGORITHMS if kernel.endswith(name))
+    return algorithm, kernel.removesuffix(algorithm).rstrip("_") or "dense"
 
 
 def kernel(mod: tvm.IRModule) -> tvm.tirx.PrimFunc:
-    (name,) = passes.called_functions(mod)
+    (name,) = census.called_functions(mod)
     return mod[name]
 
 
 @pytest.mark.parametrize("target", COMPILERS)
 @pytest.mark.parametrize("schedule", passes.SCHEDULES)
-@pytest.mark.parametrize("algorithm", [*passes.ALGORITHMS, "depthwise"])
+@pytest.mark.parametrize("algorithm", [*passes.ALGORITHMS, *SPARSE, "depthwise"])
 def test_lowered_code_is_the_golden_one(
     algorithm: str, schedule: str, target: str, request: pytest.FixtureRequest
 ) -> None:
-    asked = "direct" if algorithm == "depthwise" else algorithm
     conv = DEPTHWISE if algorithm == "depthwise" else PLAIN
-    script = kernel(lowered(conv, asked, schedule, COMPILERS[target])).script() + "\n"
+    asked, format = ("direct", "dense") if algorithm == "depthwise" else split_kernel(algorithm)
+    script = kernel(lowered(conv, asked, schedule, COMPILERS[target], format)).script() + "\n"
     path = GOLDEN / target / f"{algorithm}_{schedule}.py.txt"
     if request.config.getoption("--update-golden"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,18 +88,41 @@ def test_the_algorithms_are_what_their_names_say() -> None:
     assert (CI, tile_height, tile_width) == (6, 2 * height + 1, 2 * width + 1)
 
 
+@pytest.mark.parametrize("format", ["csr", "csr_packed"])
+def test_the_sparse_algorithms_are_what_their_names_say(format: str) -> None:
+    written = {
+        name: shapes(kernel(lowered(PLAIN, name, "minimal", AVX512, format))) for name in passes.ALGORITHMS
+    }
+    for name, blocks in written.items():
+        packed = {"direct": set(), "gemm": {"im2col"}, "spatial_pack": {"pack_tiles"}}[name]
+        assert set(blocks) & {"im2col", "pack_tiles"} == packed
+        assert f"{format}_{name}" in blocks
+    # A row of the matrix for each input channel and place of the filter, a column for each output of a tile.
+    N, rows, columns, elements = written["gemm"]["im2col"]
+    *_, outputs = written["gemm"][f"{format}_gemm"]
+    assert elements % (6 * 3 * 3) == 0
+    assert rows * columns * outputs >= PLAIN.OH * PLAIN.OW
+    # The image with its zeros, once, by phase: each of 4 planes holds every second row and column.
+    N, CI, padded = written["direct"]["pad"]
+    assert (N, CI) == (1, 6)
+    assert padded >= 4 * 6 * 6
+
+
 @pytest.mark.parametrize(
     ("compiler", "instruction"), [(AVX512, "vfmadd231ps"), (NEON, "fmla")], ids=["avx512", "neon"]
 )
-@pytest.mark.parametrize("algorithm", passes.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*passes.ALGORITHMS, *SPARSE, "depthwise"])
 def test_the_inner_kernel_multiplies_and_adds_vectors(
     algorithm: str, compiler: Compiler, instruction: str
 ) -> None:
-    conv = Conv2d(1, 64, 16, 16, 64, 3, 3, padding=(1, 1, 1, 1))
+    groups = 64 if algorithm == "depthwise" else 1
+    conv = Conv2d(1, 64, 16, 16, 64, 3, 3, padding=(1, 1, 1, 1), groups=groups)
     target = llvm_target(compiler)
-    mod = tvm.IRModule({"main": kernel(lowered(conv, algorithm, "scheduled", compiler))})
+    asked, format = ("direct", "dense") if groups > 1 else split_kernel(algorithm)
+    mod = tvm.IRModule({"main": kernel(lowered(conv, asked, "scheduled", compiler, format))})
     with target:
         assembly = tvm.compile(mod, target).mod.inspect_source("s")
     vector = "zmm" if compiler is AVX512 else ".4s"
     count = sum(instruction in line and vector in line for line in assembly.splitlines())
-    assert count >= 16, f"{count} {instruction} on whole vectors"
+    least = 16 if format == "dense" else 4  # a sparse kernel's loop is over nonzeros, all of them alike
+    assert count >= least, f"{count} {instruction} on whole vectors"

@@ -20,7 +20,7 @@ from tvm import relax, s_tir
 
 from dlas.algorithms.convolution import Conv2d
 from dlas.errors import ModelError
-from dlas.systems import passes
+from dlas.systems import census, passes
 from dlas.systems.build import export, generate, llvm_target
 from dlas.systems.frontend import to_relax
 from dlas.systems.schedules import roles
@@ -158,7 +158,7 @@ def kernel(conv: Conv2d, algorithm: str, compiler: Compiler) -> tvm.tirx.PrimFun
     weight = np.ones((conv.CO, conv.CG, conv.KH, conv.KW), "float32")
     mod = relax_conv2d(conv, weight, between=True)
     mod, _ = passes.lower(mod, algorithm, "scheduled", compiler, "fp16")
-    (name,) = (name for name in passes.called_functions(mod) if "conv2d" in name)
+    (name,) = (name for name in census.called_functions(mod) if "conv2d" in name)
     return mod[name]
 
 

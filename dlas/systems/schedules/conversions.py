@@ -18,7 +18,7 @@ class Operands(NamedTuple):
 
 def operands(sch: s_tir.Schedule, block: Any) -> Operands:
     """Of a block that sums a convolution, which reads its input first and its filter second."""
-    return Operands(*(_widening(sch, region.source) for region in sch.get(block).reads))
+    return Operands(*(_widening(sch, region.source) for region in sch.get(block).reads[:2]))
 
 
 def names(sch: s_tir.Schedule, convolutions: list[Any]) -> set[str]:

@@ -32,7 +32,7 @@ class Loops(NamedTuple):
 def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     """Schedule one function for a CPU. Raises what TVM raises where a step does not apply."""
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
-    convolutions = roles.find(sch, *roles.CONVOLUTION_ROLES)
+    convolutions = roles.find(sch, "accumulate")
     outputs = [fuse_epilogue(sch, block) for block in convolutions]
     inputs = roles.find(sch, "pad", "pack")
     operands = [widened_operands(sch, block) for block in convolutions]
@@ -71,8 +71,7 @@ def widened_operands(sch: s_tir.Schedule, block: Any) -> conversions.Operands:
     Not a filter that a single tile covers the image with: each of its values is read once.
     """
     operands = conversions.operands(sch, block)
-    is_read_once = len(roles.tile_extents(sch, block)) == 3 and _places(sch, block) == 1
-    return operands._replace(filter=None) if is_read_once else operands
+    return operands._replace(filter=None) if _places(sch, block) == 1 else operands
 
 
 def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int, has_panel: bool) -> Loops:
@@ -82,18 +81,18 @@ def tile_output(sch: s_tir.Schedule, block: Any, output: Any, l2_bytes: int, has
     or, of a filter to widen, one channel block and many places.
     """
     extents = roles.extents(sch, block)
-    height, width, *lanes = roles.tile_extents(sch, block)
+    height, width, lanes = roles.tile_extents(sch, block)
     n, o, h, w = sch.get_loops(output)
-    o, lane = sch.split(o, [None, lanes[0] if lanes else 1])
+    o, lane = sch.split(o, [None, lanes])
     h, row = sch.split(h, [None, height])
     w, column = sch.split(w, [None, width])
-    filter_bytes = 4 * extents[1] * prod(lanes) * prod(roles.sum_extents(sch, block))
-    # Filters that do not fit the cache go through it once, otherwise the image does. Depthwise, both do.
-    is_by_channel = not lanes or filter_bytes > l2_bytes
+    filter_bytes = 4 * extents[1] * lanes * prod(roles.sum_extents(sch, block))
+    # Filters that do not fit the cache go through it once, otherwise the image does.
+    is_by_channel = filter_bytes > l2_bytes
     outer = [n, o, h, w] if is_by_channel else [n, h, w, o]
     sch.reorder(*outer, lane, row, column)
     sch.vectorize(column)
-    if has_panel and lanes and is_by_channel:
+    if has_panel and is_by_channel:
         thread_loop, tile_loop = share_panels(sch, o, [n, h, w])
         loops = Loops(tile_loop, None, thread_loop)
     elif not is_by_channel and roles.trips(sch, [n, h, w]) >= PARALLEL_TASKS:
@@ -184,12 +183,13 @@ def schedule_others(sch: s_tir.Schedule, of_convolution: set[str]) -> None:
             sch.decompose_reduction(block, reduction[0])
 
 
-def parallelize(sch: s_tir.Schedule, block: Any, loops: list[Any]) -> None:
+def parallelize(sch: s_tir.Schedule, block: Any, loops: list[Any], inner: int = 1) -> None:
     """Run the outer loops of a block on threads, if it has work for them.
 
-    No more loops than make enough tasks: what is fused is taken apart again by divisions.
+    No more loops than make enough tasks: what is fused is taken apart again by divisions. inner: how many
+    elements one run of the block computes.
     """
-    operations = roles.trips(sch, sch.get_loops(block))
+    operations = roles.trips(sch, sch.get_loops(block)) * inner
     if not loops or operations < PARALLEL_OPERATIONS:
         return
     count = next(

@@ -1,0 +1,52 @@
+"""The hand schedule of depthwise convolutions: a channel is padded and convolved while it is in the cache."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+
+from dlas.systems.schedules import conversions, roles, runs, scheduled
+from dlas.values import Compiler
+
+UNROLLED = 1024  # multiply-adds of a tile without a loop: more would be code that no cache holds
+
+
+def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
+    """Schedule a function with a depthwise convolution. Raises what TVM raises where a step does not fit."""
+    sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    [block] = roles.find(sch, "depthwise")
+    output = scheduled.fuse_epilogue(sch, block)
+    padded = roles.find(sch, "pad")
+    widened = [each for each in conversions.operands(sch, block) if each is not None]
+    scheduled.schedule_others(sch, {roles.name(sch, each) for each in (*padded, *widened, block, output)})
+    n, o, h, w = runs.cut(sch, block, output)
+    channel, tile = sch.fuse(n, o), sch.fuse(h, w)
+    sch.parallel(channel)
+    sch.compute_at(block, tile, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "local")
+    for each in padded:
+        runs.pad(sch, each, channel)
+    for each in widened:
+        scheduled.convert(sch, each)
+    [sums] = runs.steps(sch, block)
+    accumulate_in_registers(sch, sums, compiler.vector_lanes)
+    return sch.mod["main"]
+
+
+def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int) -> None:
+    """Unroll filter and tile, so that the sums stay in registers and offsets are constants."""
+    run, place, *filter_ = sch.get_loops(sums)
+    vectors, lanes = sch.split(place, [None, vector_lanes])
+    sch.reorder(*filter_, run, vectors, lanes)
+    sch.vectorize(lanes)
+    for loop in (run, vectors):
+        sch.unroll(loop)
+    if prod(roles.extent(sch, loop) for loop in (*filter_, run, vectors)) <= UNROLLED:
+        for loop in filter_:
+            sch.unroll(loop)
+    zeros = sch.decompose_reduction(sums, filter_[0])
+    for loop in sch.get_loops(zeros)[:-1]:
+        sch.unroll(loop)
