@@ -87,6 +87,8 @@ class Line:
             marks.append("not fine-tuned")
         if row.trained and row.calibration.endswith("noise"):
             marks.append("calibrated on noise")
+        if row.ops_sparse is not None and row.format != "dense":
+            marks.append(f"{row.ops_sparse} of {row.ops_total} sparse")
         if row.fallbacks:
             marks.append(_count(len(row.fallbacks), "fallback"))
         return ", ".join(marks)
