@@ -30,7 +30,7 @@ def curves(
     for each in planned:
         # What the elbow of its technique would be, whatever level the cell names.
         technique = notation.parse(each.cell.compression).technique
-        if technique == "dense":
+        if technique not in notation.TECHNIQUES:
             continue
         cell = replace(each.cell, compression=f"{technique}@elbow")
         network = Network(replace(each, cell=cell), sha256[cell.dataset], checkpoints)

@@ -51,8 +51,8 @@ class Network:
     @cached_property
     def finetuning(self) -> Finetuning | None:
         """How the network is pruned; None for a dense one, and for one that is pruned and not trained on."""
-        is_pruned = self.asked.technique != "dense"
-        return finetunings.load(self.cell.finetuning) if is_pruned and self.cell.finetuning else None
+        is_finetuned = self.asked.technique in notation.TECHNIQUES and self.cell.finetuning
+        return finetunings.load(self.cell.finetuning) if is_finetuned else None
 
     @cached_property
     def _found(self) -> _Found:

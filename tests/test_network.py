@@ -55,6 +55,7 @@ def write_checkpoint(folder: Path) -> None:
     [
         ("dense", Compression()),
         ("weight90", Compression("weight", 0.9)),
+        ("uniform90", Compression("uniform", 0.9)),
         ("channel33_shrunk", Compression("channel", 0.33, shrunk=True)),  # also none of the recipe's levels
     ],
 )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dlas.compression import channel, levels
-from dlas.compression.prune import named, prune_channels, prune_weights, pruned_fraction
+from dlas.compression.prune import named, prune_channels, prune_uniformly, prune_weights, pruned_fraction
 from dlas.errors import ModelError
 from dlas.models import checkpoint, loading
 from dlas.models.loading import Model
@@ -38,6 +38,8 @@ def load(spec: ModelSpec, weights: Weights, compression: Compression) -> Model:
             _check_zeros(spec, weights, compression.technique, level, module)
         elif compression.technique == "weight":
             prune_weights(module, level)
+        elif compression.technique == "uniform":
+            prune_uniformly(module, x, level)
         else:
             prune_channels(module, x, level)
         return channel.shrink(module, x) if compression.shrunk else module

@@ -1,4 +1,4 @@
-"""How a compression is written: dense, weight90, weight@elbow, channel40, channel40_shrunk."""
+"""How a compression is written: dense, weight90, weight@elbow, uniform90, channel40, channel40_shrunk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 from dlas.errors import UsageError, did_you_mean
 from dlas.values import Compression
 
-TECHNIQUES = ("weight", "channel")
-RULE = "dense, weightNN, channelNN, channelNN_shrunk, with NN from 01 to 99 per cent, or @elbow for NN"
+TECHNIQUES = ("weight", "channel")  # by which a recipe prunes a network level by level
+RULE = (
+    "dense, uniformNN, weightNN, channelNN, channelNN_shrunk, with NN from 01 to 99 per cent, "
+    "or @elbow for NN but in uniformNN"
+)
 
-_NAME = re.compile(r"(?P<technique>weight|channel)(?P<level>[0-9]{2}|@elbow)(?P<shrunk>_shrunk)?")
+_NAME = re.compile(r"(?P<technique>weight|channel|uniform)(?P<level>[0-9]{2}|@elbow)(?P<shrunk>_shrunk)?")
 
 
 def parse(name: str) -> Compression:
@@ -25,6 +28,8 @@ def parse(name: str) -> Compression:
     if not match or match["level"] == "00" or (match["shrunk"] and match["technique"] != "channel"):
         raise UsageError(f"unknown compression {name!r}, allowed: {RULE}", _near(name) or "write one of them")
     level = None if match["level"] == "@elbow" else int(match["level"]) / 100
+    if match["technique"] == "uniform" and level is None:
+        raise UsageError(f"{name!r}: uniform pruning has no elbow", "write weight@elbow, or a level")
     return Compression(match["technique"], level, bool(match["shrunk"]))
 
 
@@ -62,4 +67,5 @@ def _near(name: str) -> str:
     level = number[0].zfill(2) if number else "@elbow"
     if number and (level == "00" or len(level) > 2):
         return ""
-    return did_you_mean(name, ("dense", f"weight{level}", f"channel{level}", f"channel{level}_shrunk"))
+    known = (f"{technique}{level}" for technique in (*TECHNIQUES, "uniform"))
+    return did_you_mean(name, ("dense", *known, f"channel{level}_shrunk"))

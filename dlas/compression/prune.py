@@ -1,4 +1,4 @@
-"""Pruning a network once, by what is smallest in all its convolutions together."""
+"""Pruning a network once, by what is smallest in all its convolutions together, or in each."""
 
 from __future__ import annotations
 
@@ -27,6 +27,30 @@ def prune_weights(module: nn.Module, level_fraction: float) -> None:
     prune.global_unstructured(chosen, prune.L1Unstructured, amount=level_fraction)
     for conv, name in chosen:
         prune.remove(conv, name)  # type: ignore[no-untyped-call]
+
+
+def prune_uniformly(module: nn.Module, x: Tensor, level_fraction: float) -> None:
+    """Make the smallest weights of each convolution zero, in place, so that this share of each of them is.
+
+    But for the first one that x, one input, reaches, and depthwise ones: they have few weights, and much to
+    lose. Raises as `prune_weights`.
+    """
+    check_level(level_fraction)
+    convolutions = [conv for conv, _ in targets(module)]
+    order: list[nn.Module] = []
+
+    def has_one_input(conv: nn.Module) -> bool:
+        return isinstance(conv, _ConvNd) and conv.groups == conv.in_channels > 1
+
+    handles = [conv.register_forward_pre_hook(lambda conv, _: order.append(conv)) for conv in convolutions]
+    with torch.no_grad():
+        module(x)
+    for handle in handles:
+        handle.remove()
+    for conv in dict.fromkeys(order[1:]):
+        if conv is not order[0] and not has_one_input(conv):
+            prune.l1_unstructured(conv, "weight", amount=level_fraction)  # type: ignore[no-untyped-call]
+            prune.remove(conv, "weight")  # type: ignore[no-untyped-call]
 
 
 def prune_channels(module: nn.Module, x: Tensor, level_fraction: float) -> None:

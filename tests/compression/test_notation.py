@@ -13,6 +13,7 @@ NAMES = {
     "weight90": Compression("weight", 0.9, False),
     "weight01": Compression("weight", 0.01, False),
     "weight@elbow": Compression("weight", None, False),
+    "uniform05": Compression("uniform", 0.05, False),
     "channel40": Compression("channel", 0.4, False),
     "channel29_shrunk": Compression("channel", 0.29, True),
     "channel@elbow_shrunk": Compression("channel", None, True),
@@ -40,6 +41,8 @@ def test_every_whole_per_cent_has_one_name() -> None:
         ("weigth90", "did you mean weight90?"),
         ("weight90_shrunk", "did you mean weight90?"),
         ("channel_40", "did you mean channel40?"),
+        ("uniforn90", "did you mean uniform90?"),
+        ("uniform90_shrunk", "did you mean uniform90?"),
         ("channel@elbow_shrink", "did you mean channel@elbow_shrunk?"),
         ("Dense", "did you mean dense?"),
         ("weight00", "write one of them"),
@@ -53,6 +56,11 @@ def test_other_names_are_refused_with_the_closest(name: str, next_step: str) -> 
     with pytest.raises(UsageError) as caught:
         notation.parse(name)
     assert str(caught.value) == f"unknown compression {name!r}, allowed: {notation.RULE}; {next_step}"
+
+
+def test_uniform_pruning_has_no_elbow() -> None:
+    with pytest.raises(UsageError, match="'uniform@elbow': uniform pruning has no elbow; write weight@elbow"):
+        notation.parse("uniform@elbow")
 
 
 @pytest.mark.parametrize(

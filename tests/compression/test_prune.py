@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlas.compression.prune import prune_channels, prune_weights, pruned_fraction
+from dlas.compression.prune import prune_channels, prune_uniformly, prune_weights, pruned_fraction
 from dlas.errors import DlasError, ModelError, UsageError
 from dlas.models.mobilenet import mobilenetv1, mobilenetv2
 from dlas.models.resnet import resnet18
@@ -66,6 +66,48 @@ def test_so_many_of_the_smallest_become_zero(name: str, level: float) -> None:
     assert set(module.state_dict()) == set(NETWORKS[name]().state_dict())
     assert all(torch.equal(value, module.state_dict()[key]) for key, value in others.items())
     assert not [m for m in module.modules() if m._forward_pre_hooks]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv1", "mobilenetv2"])
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_uniform_pruning_takes_the_smallest_of_each_convolution(name: str, level: float) -> None:
+    torch.manual_seed(0)
+    module = NETWORKS[name]().eval()
+    before = weights(copy.deepcopy(module))
+    prune_uniformly(module, torch.randn(1, 3, 32, 32), level)
+    pruned = 0
+    for number, (old, new) in enumerate(zip(before, weights(module), strict=True)):
+        if number == 0 or new.shape[1] == 1:
+            np.testing.assert_array_equal(new, old)
+            continue
+        pruned += 1
+        assert (new == 0).sum() == round(level * new.size)
+        np.testing.assert_array_equal(new[new != 0], old[new != 0])
+        assert np.abs(new[new != 0]).min() >= np.abs(old[new == 0]).max()
+    assert pruned > 10
+
+
+def test_the_first_convolution_is_the_first_to_run() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Conv2d(4, 4, 3)
+            self.first = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x))
+
+    module = Backwards()
+    prune_uniformly(module, torch.randn(1, 3, 8, 8), 0.5)
+    assert (module.first.weight != 0).all()
+    assert (module.last.weight == 0).sum() == 72
+    assert not list(module.named_buffers())  # no mask is left
+
+
+def test_one_input_channel_is_not_depthwise() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 8, 3))
+    prune_uniformly(module, torch.randn(1, 1, 8, 8), 0.5)
+    assert (module[1].weight == 0).sum() == 36
 
 
 def test_a_level_is_of_all_weights_and_keeps_the_zeros_before_it() -> None:
