@@ -57,6 +57,12 @@ RULES = (
         reason="this version does not compile for {target.compiler.kind}",
     ),
     Rule(
+        name="sparse_numbers",
+        forbids="build",
+        applies=lambda cell, _: cell.format != "dense" and cell.precision != "fp32",
+        reason="{cell.format} is computed in fp32 only, not in {cell.precision}",
+    ),
+    Rule(
         name="no_runner",
         forbids="measure",
         applies=lambda _, target: not target.board.runners,

@@ -42,7 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
     "dataset": tuple(DATASETS),
     "precision": ("fp32", "fp16", "int8", "int8_ort_default"),
-    "format": ("dense",),
+    "format": ("dense", "csr", "csr_packed", "auto"),
     "algorithm": ("direct", "gemm", "spatial_pack"),
     "tuning": ("minimal", "scheduled"),
 }

@@ -102,6 +102,36 @@ def test_a_row_tells_what_ran(tmp_path: Path, root: Path) -> None:
     assert store.read(root, "trial").rows == (row,)
 
 
+SPARSE = """
+[[include]]
+compression = "weight50"
+format = "csr"
+[[include]]
+compression = "weight50"
+format = "csr_packed"
+[[include]]
+compression = "channel50"
+format = "csr"
+"""
+
+
+def test_rows_of_sparse_formats_tell_what_ran(tmp_path: Path, root: Path) -> None:
+    path = write_sweep(tmp_path, "tiny")
+    path.write_text(path.read_text() + SPARSE)
+    dense, csr, packed, channels = run(path, root)
+    for row in (csr, packed, channels):
+        assert (row.status, row.reason, row.fallbacks) == ("measured", "", [])
+        assert 0 <= row.max_error_over_scale < 1e-4
+        assert (row.ops_total, row.ops_as_asked, row.ops_sparse, row.ops_depthwise) == (2, 1, 1, 1)
+        assert 0.4 < row.mac_sparsity_fraction < 0.6
+        assert any(f"conv2d_{row.format}_direct" in kernel for kernel in row.kernels)
+        assert row.dense_weight_bytes == dense.dense_weight_bytes
+    assert (dense.ops_sparse, dense.mac_sparsity_fraction) == (0, 0)
+    assert not any("csr" in kernel for kernel in dense.kernels)
+    assert packed.weight_bytes < csr.weight_bytes  # 16 bits say where a weight is, not 32
+    assert csr.weight_sparsity_fraction == packed.weight_sparsity_fraction == 0.5
+
+
 COMPRESSED = """
 [[include]]
 precision = "int8"

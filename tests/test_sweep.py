@@ -39,7 +39,7 @@ def toml(axes: dict[str, Sequence[str]], **entries: list[dict[str, str]]) -> str
     """A sweep's file; a JSON string or list of strings is TOML too."""
     lines = ['description = "a test"', "[axes]"]
     lines += [f"{axis} = {json.dumps(list(values))}" for axis, values in axes.items()]
-    lines += [f'{axis} = ["{value}"]' for axis, value in FIXED.items()]
+    lines += [f'{axis} = ["{value}"]' for axis, value in FIXED.items() if axis not in axes]
     lines += ["[models.narrow]", 'factory = "resnet18"', "arguments = { width = 16 }"]
     for kind, tables in entries.items():
         for table in tables:
@@ -141,26 +141,28 @@ def test_a_network_of_ones_own_has_its_own_input(path: Path) -> None:
 @pytest.mark.parametrize("name", ["cifar", "digits", "imagenet"])
 def test_a_matrix_compresses_one_way_at_a_time(name: str) -> None:
     planned = sweep.expand(sweep.load(name), [DESK])
-    combinations = Counter((c.compression, c.precision, c.tuning) for c in (each.cell for each in planned))
+    cells = [each.cell for each in planned]
+    combinations = Counter((c.compression, c.precision, c.format, c.tuning) for c in cells)
     assert set(combinations.values()) == {12}  # 4 networks by 3 algorithms
-    pruned = [compression for compression, *_ in combinations if compression != "dense"]
+    dense_formats = [compression for compression, _, format, _ in combinations if format == "dense"]
+    pruned = list(dict.fromkeys(one for one in dense_formats if one != "dense"))
     assert [notation.parse(one).technique for one in pruned] == ["weight", "channel", "channel"]
     assert [notation.parse(one).shrunk for one in pruned] == [False, False, True]
+    weight, channel, _ = pruned
     assert set(combinations) == {
-        *((compression, "fp32", "scheduled") for compression in ["dense", *pruned]),
-        *(("dense", precision, "scheduled") for precision in ["fp16", "int8", "int8_ort_default"]),
-        ("dense", "fp32", "minimal"),
+        *((compression, "fp32", "dense", "scheduled") for compression in ["dense", *pruned]),
+        *((weight, "fp32", format, "scheduled") for format in ["csr", "csr_packed", "auto"]),
+        *((channel, "fp32", format, "scheduled") for format in ["csr", "csr_packed"]),
+        *(("dense", precision, "dense", "scheduled") for precision in ["fp16", "int8", "int8_ort_default"]),
+        ("dense", "fp32", "dense", "minimal"),
     }
-    assert len(planned) == 96
+    assert len(planned) == 13 * 12
 
 
 def test_digits_times_its_elbows() -> None:
     planned = sweep.expand(sweep.load("digits"), [DESK])
-    assert (
-        len(sweep.select(planned, "*/weight@elbow/*"))
-        == len(sweep.select(planned, "*/channel@elbow/*"))
-        == 12
-    )
+    assert len(sweep.select(planned, "*/weight@elbow/*")) == 48
+    assert len(sweep.select(planned, "*/channel@elbow/*")) == 36
     assert {(each.cell.finetuning, each.cell.max_drop_fraction) for each in planned} == {
         ("digits_finetune", 0.01)
     }
@@ -179,7 +181,12 @@ def test_cells_say_how_they_are_pruned_and_what_the_elbow_may_cost(path: Path) -
 def test_smoke_is_small() -> None:
     smoke = sweep.load("smoke")
     assert smoke.axes["target"] == ("x86_avx",)
-    assert [each.cell.algorithm for each in sweep.expand(smoke, [DESK])] == ["direct", "gemm", "spatial_pack"]
+    cells = [each.cell for each in sweep.expand(smoke, [DESK])]
+    assert [(cell.algorithm, cell.compression, cell.format) for cell in cells] == [
+        (algorithm, compression, format)
+        for compression, format in (("dense", "dense"), ("uniform90", "auto"))
+        for algorithm in ("direct", "gemm", "spatial_pack")
+    ]
 
 
 def test_a_sweeps_own_targets(path: Path) -> None:
@@ -234,6 +241,14 @@ def test_a_board_out_of_reach_is_built_and_not_measured(path: Path) -> None:
 def test_gpus_are_not_built(path: Path, name: str, kind: str) -> None:
     (planned,) = plan(path, toml(AXES), [targets.load(name)])
     assert planned.unbuildable == planned.reason == f"this version does not compile for {kind}"
+
+
+@pytest.mark.parametrize("format", ["csr", "csr_packed", "auto"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp32"])
+def test_sparse_formats_are_of_float32(path: Path, precision: str, format: str) -> None:
+    planned = plan(path, toml({**AXES, "precision": [precision], "format": [format]}))
+    reason = f"{format} is computed in fp32 only, not in {precision}" if precision != "fp32" else ""
+    assert {each.unbuildable for each in planned} == {reason}
 
 
 def test_a_sweeps_own_invalid_cells_stay_with_their_reason(path: Path) -> None:
