@@ -36,19 +36,24 @@ HELP = {
     "devices": "how many devices train, or which, as Lightning knows it",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
     "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
+    "format": "of pruned weights, for bench --sparse: csr, csr_packed, or auto, layer by layer",
     "force": "do again what is cached",
     "free": "folders to delete, as in modules,logs",
     "images": "of the test split, at most, that accuracy is taken on; 0 for none; a new number measures anew",
     "list_": "show the cells' ids",
+    "layers": "with bench --sparse: so many convolutions of each network, each alone; 0 for the networks",
+    "levels": "per cents of zero weights, for bench --sparse",
     "model": "name of a network of the sweep",
     "only": "glob of cell ids, as in '*scheduled*'",
     "precision": "of training, as Lightning knows it; for bench, fp32, fp16, int8 or int8_ort_default",
+    "pruning": "for bench --sparse: uniform, the same share of each layer, or weight, over all together",
     "pytest": "run pytest alone, with these arguments",
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process; rows with fewer than 150 are not publishable",
     "replicates": "processes for each cell; those that are there already count",
-    "rounds": "pairs of processes",
+    "rounds": "pairs of processes; with bench --sparse, one of each level, of our dense and of the peer",
     "runner": "local, docker, or auto: docker where engine and image are there",
+    "sparse": "compare pruned networks with dense ones",
     "strategy": "how several devices train together, as Lightning knows it",
     "sweep": "name of a sweep, or its file.toml",
     "technique": "weight or channel",
@@ -289,19 +294,33 @@ def bench(
     rounds: int = Count(10),
     repeats: int = Count(60),
     runner: str = "local",
+    sparse: bool = False,
+    levels: str = "50,60,70,80,90,95,99",
+    pruning: str = "uniform",
+    format: str = "auto",
+    layers: int = Count(0),
 ) -> None:
-    """Time our artifacts against a peer's, or against our fp32, whole processes in turn."""
+    """Time our artifacts against a peer's, or against our fp32, whole processes in turn.
+
+    With --sparse, a network pruned to some levels, beside itself and the peer, dense; --layers N takes its N
+    largest convolutions instead, and --model '*' all networks of the dataset.
+    """
     from dlas import pipeline, progress, trial
 
     loaded = sweeps.load(sweeps.OF_DATASET.get(dataset, dataset))
-    planned = sweeps.select(sweeps.expand(loaded), f"{dataset}/{model}/{compression}/*/dense/*/scheduled/*")
+    of = precision if sparse else "*"
+    planned = sweeps.select(
+        sweeps.expand(loaded), f"{dataset}/{model}/{compression}/{of}/dense/*/scheduled/*"
+    )
     settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))
+    how = (settings, against, counts(threads), rounds)
     with progress.Progress() as shown:
-        shown.console.print(
-            pipeline.run_bench(
-                planned, precision, algorithm.split(","), settings, against, counts(threads), rounds, shown
-            )
-        )
+        if sparse:
+            cut = (counts(levels), pruning, format, layers)
+            found = pipeline.run_sparse_bench(planned, algorithm.split(","), *cut, *how, shown)
+        else:
+            found = pipeline.run_bench(planned, precision, algorithm.split(","), *how, shown)
+        shown.console.print(found)
 
 
 @verb

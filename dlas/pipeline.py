@@ -237,6 +237,26 @@ def run_bench(
     )
 
 
+def run_sparse_bench(
+    planned: Sequence[Planned],
+    algorithms: Sequence[str],
+    levels: Sequence[int],
+    pruning: str,
+    format: str,
+    layers: int,
+    settings: Settings,
+    against: str,
+    threads: Sequence[int],
+    rounds: int,
+    progress: Progress,
+) -> Any:
+    """Compare dense cells with themselves pruned, and with a peer: see `dlas.bench.sparse`."""
+    from dlas.bench import sparse
+
+    cut = sparse.Cut(tuple(levels), pruning, format, layers)
+    return sparse.run(planned, algorithms, cut, settings, against, threads, rounds, progress.say)
+
+
 def append_log(path: Path, text: str) -> None:
     if text:
         path.parent.mkdir(parents=True, exist_ok=True)

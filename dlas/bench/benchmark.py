@@ -161,7 +161,7 @@ def run(
             best[count] = find_best(device, fp32 or {}, count, repeats)
             rival: Run = partial(time_ours, device, (fp32 or {})[best[count]], count, repeats)
         else:
-            cpu_set = _run_ours(device, any_artifact, precision, count, repeats=1).cpu_set
+            cpu_set = run_ours(device, any_artifact, precision, count, repeats=1).cpu_set
             rival = partial(time_peer, peer, any_artifact, count, repeats, parse_cpus(cpu_set))
         for algorithm, artifact in artifacts_by_algorithm.items():
             progress(f"{rounds} rounds of {algorithm} and {against}, threads {count}")
@@ -199,7 +199,7 @@ def time_ours(
     device: Device, artifact: Artifact, threads: int, repeats: int, precision: str = "fp32"
 ) -> tuple[int, ...]:
     """Nanoseconds of each inference of one process of ours. Raises DeviceError, also for a wrong output."""
-    return _run_ours(device, artifact, precision, threads, repeats).samples_ns
+    return run_ours(device, artifact, precision, threads, repeats).samples_ns
 
 
 def time_peer(
@@ -248,7 +248,7 @@ def prepare(
     return Peer(name, version(name), str(folder / "model.onnx"))
 
 
-def _run_ours(device: Device, artifact: Artifact, precision: str, threads: int, repeats: int) -> JobResult:
+def run_ours(device: Device, artifact: Artifact, precision: str, threads: int, repeats: int) -> JobResult:
     """One process of ours. Raises DeviceError when its output is wrong."""
     samples = measure(device, artifact, precision, threads, repeats)
     if samples.reason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -38,10 +38,15 @@ class Comparison:
 
 def compare(ours: Run, peer: Run, rounds: int) -> Comparison:
     """Run both once in each round. Who goes first changes with the round, so that a drift cancels."""
-    ours_ns: list[float] = []
-    peer_ns: list[float] = []
+    times_ns = take_turns({"ours": ours, "peer": peer}, rounds)
+    ours_ns, peer_ns = times_ns["ours"], times_ns["peer"]
+    return Comparison(ours_ns, peer_ns, *ratio_interval(ours_ns, peer_ns))
+
+
+def take_turns(runs: Mapping[str, Run], rounds: int) -> dict[str, tuple[float, ...]]:
+    """Run each once in each round, every other round in reverse. Returns the medians, by round."""
+    medians_ns: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
-        turns = [(ours, ours_ns), (peer, peer_ns)]
-        for run, medians in turns if number % 2 == 0 else reversed(turns):
-            medians.append(median(run()))
-    return Comparison(tuple(ours_ns), tuple(peer_ns), *ratio_interval(ours_ns, peer_ns))
+        for name in runs if number % 2 == 0 else reversed(tuple(runs)):
+            medians_ns[name].append(median(runs[name]()))
+    return {name: tuple(medians) for name, medians in medians_ns.items()}
