@@ -21,8 +21,9 @@ def conv2d(conv: Conv2d, tile: RunTile) -> tirx.PrimFunc:
     sums. Annotations as of role `sparse`.
     """
     source = runs.source(conv, tile, "direct")
-    image, height, width, step, pitch = source.image, tile.height, tile.width, source.step, source.image.pitch
+    image, height, width, pitch = source.image, tile.height, tile.width, source.image.pitch
     is_padded, pad = not image.is_input(conv), runs.padding(conv, image)
+    unpack = runs.unpacking(conv, tile, source)
     N, CI, H, W, CO, OH, OW = extents(conv.N, conv.CI, conv.H, conv.W, conv.CO, conv.OH, conv.OW)
     down, across, size, image_size = extents(*runs.tile_counts(conv, tile), source.size, image.size)
     KH, KW, one, runs_, length = extents(conv.KH, conv.KW, 1, source.runs, source.length)
@@ -65,12 +66,6 @@ def conv2d(conv: Conv2d, tile: RunTile) -> tirx.PrimFunc:
                             + read(padded, vn, vo // conv.OG, place(vy, vx, vr, vi, vkh, vkw))
                             * weight[vo, 0, vkh, vkw]
                         )
-        for n, o, h, w in T.grid(N, CO, OH, OW):
-            with T.sblock("unpack"):
-                vn, vo, vh, vw = T.axis.remap("SSSS", [n, o, h, w])
-                T.sblock_attr({"role": "unpack"})
-                out[vn, vo, vh, vw] = tiles[
-                    vn, vo, vh // height, vw // width, vh % height * step + vw % width
-                ]
+        unpack(tiles, out)
 
     return function

@@ -213,3 +213,21 @@ def padding(conv: Conv2d, image: Planes) -> Any:
                                         padded[vn, vc, place(vt, va, vb, vr, vi + first)] = T.float32(0)
 
     return pad
+
+
+def unpacking(conv: Conv2d, tile: RunTile, source: Source) -> Any:
+    """What writes the block of role `unpack`: out (N, CO, OH, OW) from tiles (N, CO, down, across, size)."""
+    height, width, step = tile.height, tile.width, source.step
+    N, CO, OH, OW = extents(conv.N, conv.CO, conv.OH, conv.OW)
+
+    @T.inline
+    def unpack(tiles: Any, out: Any) -> None:
+        for n, o, h, w in T.grid(N, CO, OH, OW):
+            with T.sblock("unpack"):
+                vn, vo, vh, vw = T.axis.remap("SSSS", [n, o, h, w])
+                T.sblock_attr({"role": "unpack"})
+                out[vn, vo, vh, vw] = tiles[
+                    vn, vo, vh // height, vw // width, vh % height * step + vw % width
+                ]
+
+    return unpack

@@ -19,7 +19,17 @@ from tvm.script import tirx as T
 
 from dlas.algorithms.convolution import Conv2d, ceil_div
 from dlas.algorithms.csr import check_csr
-from dlas.algorithms.runs import PACKS, RunTile, Source, extents, offset, padding, source, tile_counts
+from dlas.algorithms.runs import (
+    PACKS,
+    RunTile,
+    Source,
+    extents,
+    offset,
+    padding,
+    source,
+    tile_counts,
+    unpacking,
+)
 from dlas.values import Csr
 
 
@@ -94,11 +104,12 @@ def conv2d(filter_: Packed | Csr, conv: Conv2d, tile: SparseTile, algorithm: str
     down, across, parts, nonzeros = extents(*tile_counts(conv, tile), tile.parts, max(1, len(filter_.data)))
     chains, runs, length, size = extents(tile.chains, made.runs, made.length, made.size)
     one, image_size, source_size = extents(1, image.size, conv.CI * planes.size)
-    rows, step = tirx.IntImm("int64", conv.CO + 1), made.step
+    (rows,) = extents(conv.CO + 1)
     name, pack_name = f"{'csr' if is_plain else 'csr_packed'}_{algorithm}", PACKS[algorithm]
     is_one_sum = tile.parts == 1
     axes = "SSSSSS" if is_one_sum else "SSSSSR"
     pad, read_packed = padding(conv, image), _pack(made, conv, tile, algorithm)
+    unpack = unpacking(conv, tile, made)
 
     def at(o: Any, y: Any, x: Any, k: Any, column: Any) -> Any:
         """Where in its source a tile reads what it multiplies with a column of output channel o."""
@@ -205,13 +216,7 @@ def conv2d(filter_: Packed | Csr, conv: Conv2d, tile: SparseTile, algorithm: str
                             if is_one_sum
                             else tiles[vn, vo, vy, vx, vt * size + vr * length + vi] + total(sums, vr, vi)
                         )
-        for n, o, h, w in T.grid(N, CO, OH, OW):
-            with T.sblock("unpack"):
-                vn, vo, vh, vw = T.axis.remap("SSSS", [n, o, h, w])
-                T.sblock_attr({"role": "unpack"})
-                out[vn, vo, vh, vw] = tiles[
-                    vn, vo, vh // height, vw // width, vh % height * step + vw % width
-                ]
+        unpack(tiles, out)
 
     return function
 

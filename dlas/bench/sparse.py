@@ -20,7 +20,7 @@ from dlas.stages import build_limit, obtain_artifact
 from dlas.sweep import Planned
 from dlas.sweepfile import ALLOWED
 from dlas.trial import Settings, Shelf, Trial
-from dlas.values import Artifact, Device
+from dlas.values import Artifact, Compression, Device
 from dlas.worker import Worker
 
 PRUNINGS = ("uniform", "weight")
@@ -210,8 +210,7 @@ class Bench:
 
     @staticmethod
     def _pruned(cut: Cut, percent: int) -> tuple[str, str]:
-        compression = notation.parse(f"{cut.pruning}{percent:02}")
-        return notation.write(compression), cut.format
+        return notation.write(Compression(cut.pruning, percent / 100)), cut.format
 
 
 def _level(percent: int, artifact: Artifact, times_ns: tuple[float, ...]) -> Level:
