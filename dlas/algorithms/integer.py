@@ -25,7 +25,8 @@ class Dot:
     """What a processor multiplies and adds at once: `taps` products into each of `lanes` int32 sums.
 
     activations: what inputs are in memory, uint8 or int8; dtype: what they are widened to before.
-    weight_dtype: of the packed filter. instructions: their names.
+    weight_dtype: of the packed filter. instructions: their names. weight_registers: what a vector of weights
+    takes; other_registers: what else must have a register beside sums and weights.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Dot:
     dtype: str
     weight_dtype: str
     instructions: str
+    weight_registers: int = 1
+    other_registers: int = 2
 
 
 def pack_filter(weight: np.ndarray, conv: Conv2d, tile: Tile, dot: Dot) -> np.ndarray:

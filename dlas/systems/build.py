@@ -23,6 +23,11 @@ from dlas.systems.frontend import Imported
 from dlas.values import PACKAGES, Artifact, Cell, Compiler, Contents, Target
 
 
+# LLVM's own unrolling of a filter's loops keeps inputs of several taps at once, more than 32 registers hold: up to
+# 105 accesses of the stack beside 144 multiply-adds. What is to be unrolled, the schedules unroll.
+_KEEP_LOOPS = ("-unroll-threshold:uint=0", "-unroll-threshold-aggressive:uint=0")
+
+
 def build(
     imported: Imported,
     contents: Contents,
@@ -122,4 +127,6 @@ def llvm_target(compiler: Compiler) -> tvm.target.Target:
         description["mtriple"] = compiler.mtriple
     if compiler.mattr:
         description["mattr"] = list(compiler.mattr)
+    if compiler.kind == "llvm" and compiler.arch == "aarch64":
+        description["cl-opt"] = list(_KEEP_LOOPS)
     return tvm.target.Target(description)

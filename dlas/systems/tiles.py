@@ -76,7 +76,7 @@ def _covered(extent: int, tile: int) -> int:
 
 
 def choose_integer(conv: Conv2d, compiler: Compiler, dot: Dot) -> Tile:
-    """As `choose`, for integers. Every sum has a register, and so have a vector of weights each and an input.
+    """As `choose`, for integers. Every sum has a register, and so has what `dot` needs beside them.
 
     Loads count too, a quarter of a dot product each: that chose well on a Zen 4 with VNNI.
     """
@@ -85,7 +85,8 @@ def choose_integer(conv: Conv2d, compiler: Compiler, dot: Dot) -> Tile:
         for vectors in range(1, MAX_VECTORS + 1)
         for height in range(1, conv.OH + 1)
         for width in range(1, conv.OW + 1)
-        if vectors * height * width + vectors + 2 <= compiler.vector_registers
+        if vectors * height * width + vectors * dot.weight_registers + dot.other_registers
+        <= compiler.vector_registers
         and (conv.groups == 1 or conv.OG % (dot.lanes * vectors) == 0)  # a block lies within one group
     ]
 

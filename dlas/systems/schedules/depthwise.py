@@ -11,7 +11,9 @@ from tvm import s_tir, tirx
 from dlas.systems.schedules import conversions, roles, runs, scheduled
 from dlas.values import Compiler
 
-UNROLLED = 1024  # multiply-adds of a tile without a loop: more would be code that no cache holds
+# Multiply-adds of a tile without a loop, by architecture: more would be code that no cache holds. On Neon any would be
+# too many: the inputs of several taps do not fit the registers beside the sums, and loads cannot be operands there.
+UNROLLED = {"x86_64": 1024, "aarch64": 0}
 
 
 def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
@@ -32,19 +34,20 @@ def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     for each in widened:
         scheduled.convert(sch, each)
     [sums] = runs.steps(sch, block)
-    accumulate_in_registers(sch, sums, compiler.vector_lanes)
+    accumulate_in_registers(sch, sums, compiler.vector_lanes, UNROLLED[compiler.arch])
     return sch.mod["main"]
 
 
-def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int) -> None:
-    """Unroll filter and tile, so that the sums stay in registers and offsets are constants."""
+def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int, unrolled: int) -> None:
+    """Unroll the tile, so that the sums stay in registers, and up to `unrolled` multiply-adds the filter, so that
+    offsets are constants."""
     run, place, *filter_ = sch.get_loops(sums)
     vectors, lanes = sch.split(place, [None, vector_lanes])
     sch.reorder(*filter_, run, vectors, lanes)
     sch.vectorize(lanes)
     for loop in (run, vectors):
         sch.unroll(loop)
-    if prod(roles.extent(sch, loop) for loop in (*filter_, run, vectors)) <= UNROLLED:
+    if prod(roles.extent(sch, loop) for loop in (*filter_, run, vectors)) <= unrolled:
         for loop in filter_:
             sch.unroll(loop)
     zeros = sch.decompose_reduction(sums, filter_[0])

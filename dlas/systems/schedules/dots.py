@@ -57,6 +57,8 @@ NEON = Dot(
     dtype="int8",
     weight_dtype="int8",
     instructions="smull, addp, sadalp",
+    weight_registers=2,  # of 64 bits each: smull takes half a register
+    other_registers=9,  # products and their pairwise sums; with fewer, sums went to the stack
 )
 
 
