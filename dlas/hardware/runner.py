@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import shutil
 import subprocess
@@ -13,6 +11,8 @@ from pathlib import Path
 
 from dlas.cache import atomic_folder, digest, hash_files, source_digest
 from dlas.errors import BuildError
+from dlas.hardware import elf, sysroot, wheels
+from dlas.hardware.engine import Log
 from dlas.values import Target
 
 _SOURCES = Path(__file__).parent / "runtime"
@@ -24,7 +24,6 @@ _LINK = (
     "-ltvm_runtime",
     "-ltvm_ffi",
 )
-_WHEELS = (("tvm", "apache-tvm", "libtvm_runtime.so"), ("tvm_ffi", "apache-tvm-ffi", "libtvm_ffi.so"))
 
 
 @dataclass(frozen=True)
@@ -40,44 +39,64 @@ class Runner:
 
 
 def runner_key(target: Target) -> str:
-    """Hash of all that makes the runner: sources, compiler, flags, TVM's libraries. Raises BuildError."""
-    libraries = hash_files(_libraries())
-    versions = [importlib.metadata.version(wheel) for _, wheel, _ in _WHEELS]  # for the headers
-    sources = source_digest([_SOURCES])
-    return digest(_compiler_version(target), *_FLAGS, *_LINK, sources, *versions, libraries)[:16]
+    """Hash of all that makes the runner: sources, compiler, flags, TVM's libraries. Raises BuildError.
 
-
-def build_runner(target: Target, artifacts: Path) -> Runner:
-    """The runner for this machine in artifacts/runner/<key>, compiled if it is not there yet.
-
-    Raises BuildError without a working compiler or TVM, StorageError when it cannot be written.
+    Libraries for another machine than this one count by their versions: the key asks for no download.
     """
-    if target.compiler.arch != platform.machine():
-        raise BuildError(
-            f"{target.name}: its runner is for {target.compiler.arch}, this machine is {platform.machine()}",
-            "choose a target of this machine",
-        )
+    libraries = [hash_files(wheels.libraries())] if _is_native(target) else [sysroot.sysroot_key()]
+    parts = [target.compiler.arch, *_FLAGS, *_LINK, source_digest([_SOURCES]), *wheels.versions(), *libraries]
+    return digest(_compiler_version(target), *parts)[:16]
+
+
+def build_runner(target: Target, artifacts: Path, say: Log = lambda line: None) -> Runner:
+    """The runner for a target in artifacts/runner/<key>, compiled if it is not there yet.
+
+    For another machine than this one it is compiled against an old system's libraries; these and TVM's are
+    fetched once, which `say` is told. Raises BuildError without a working compiler, TVM or what is fetched,
+    and when the target's system lacks what the runner needs; StorageError when it cannot be written.
+    """
     key = runner_key(target)
     folder = artifacts / "runner" / key
     if not folder.exists():
         with atomic_folder(folder) as made:
-            _build_into(made, target.compiler.cxx)
+            _build_into(made, target, artifacts, say)
+    # Each time: targets that share a runner need not have the same system.
+    elf.check(sorted(folder.iterdir()), target.compiler.arch, target.system)
     return Runner(folder, key)
 
 
-def compile_command(cxx: str, include: Path, libraries: Path, output: Path) -> list[str]:
+def compile_command(
+    cxx: str, include: Path, libraries: Path, output: Path, flags: Sequence[str] = ()
+) -> list[str]:
     """The compiler's command line. The program finds its libraries beside itself."""
     source = str(_SOURCES / "runner.cc")
-    return [cxx, *_FLAGS, "-isystem", str(include), source, "-o", str(output), f"-L{libraries}", *_LINK]
+    link = (f"-L{libraries}", *_LINK)
+    return [cxx, *_FLAGS, *flags, "-isystem", str(include), source, "-o", str(output), *link]
 
 
-def _build_into(folder: Path, cxx: str) -> None:
-    for library in _libraries():
+def _build_into(folder: Path, target: Target, artifacts: Path, say: Log) -> None:
+    cxx = target.compiler.cxx
+    if _is_native(target):
+        libraries, flags = wheels.libraries(), []
+    else:
+        libraries = wheels.foreign_libraries(target.compiler.arch, artifacts, say)
+        flags = sysroot.compiler_flags(cxx, sysroot.make_sysroot(artifacts, say))
+    for library in libraries:
         shutil.copyfile(library, folder / library.name)
-    include = _package_folder("tvm_ffi", "apache-tvm-ffi") / "include"
-    _compile(compile_command(cxx, include, folder, folder / "runner"))
+    _compile(compile_command(cxx, wheels.include(), folder, folder / "runner", flags))
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)  # a container's user must be able to read them
+
+
+def _is_native(target: Target) -> bool:
+    """Whether it is for this kind of machine. Raises BuildError when it is for none that we can serve."""
+    arch = target.compiler.arch
+    if arch not in (platform.machine(), sysroot.ARCH):
+        raise BuildError(
+            f"{target.name}: its runner is for {arch}, and this machine, {platform.machine()}, compiles none",
+            f"build it on a machine of its own kind, or choose a target for {sysroot.ARCH}",
+        )
+    return arch == platform.machine()
 
 
 def _compile(command: Sequence[str]) -> None:
@@ -97,15 +116,3 @@ def _compiler_version(target: Target) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         raise BuildError(f"{target.name}: {cxx} does not run: {error}", f"install {cxx}") from error
     return output.partition("\n")[0]
-
-
-def _libraries() -> list[Path]:
-    return [_package_folder(package, wheel) / "lib" / library for package, wheel, library in _WHEELS]
-
-
-def _package_folder(package: str, wheel: str) -> Path:
-    """Where a wheel is installed, found without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise BuildError(f"{wheel} is not installed in this Python", "run ./inv once; it makes .venv")
-    return Path(spec.submodule_search_locations[0])

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from dlas.errors import BuildError, DeviceError
+from dlas.hardware import elf, sysroot, wheels
 from dlas.hardware.device import LocalDevice
 from dlas.hardware.protocol import encode_job
 from dlas.hardware.runner import Runner, build_runner, compile_command, runner_key
-from dlas.values import Job, Target
+from dlas.values import Job, System, Target
+from tests.hardware.boards import BOARD
 
 
 def said(program: Runner, stdin: bytes, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -106,7 +108,7 @@ def test_a_failed_build_says_why_and_leaves_nothing(host: Target, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"cxx": "no-such-compiler"}, "no-such-compiler does not run"), ({"arch": "aarch64"}, "is for aarch64")],
+    [({"cxx": "no-such-compiler"}, "no-such-compiler does not run"), ({"arch": "riscv64"}, "is for riscv64")],
 )
 def test_what_cannot_be_built_is_named(host: Target, tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(BuildError, match=message):
@@ -125,6 +127,46 @@ def test_the_compiler_command(tmp_path: Path) -> None:
         "-ltvm_runtime",
         "-ltvm_ffi",
     ]
+
+
+def test_the_sysroot_comes_before_other_headers() -> None:
+    command = compile_command(
+        "g++", Path("include"), Path("lib"), Path("runner"), ["--sysroot=s", "-isystems"]
+    )
+    assert command.index("-isystems") < command.index("-isystem")
+
+
+@pytest.mark.aarch64
+def test_the_runner_of_a_board_is_made_of_old_libraries(artifacts: Path) -> None:
+    made = build_runner(BOARD, artifacts)
+    assert sorted(os.listdir(made.folder)) == ["libtvm_ffi.so", "libtvm_runtime.so", "runner"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o755 for path in made.folder.iterdir())
+    for path in made.folder.iterdir():
+        found = elf.needs(path)
+        assert found.machine == "aarch64"
+        assert "libc.so.6" in found.libraries
+    said: list[str] = []
+    assert build_runner(BOARD, artifacts, said.append) == made
+    assert said == []
+
+
+@pytest.mark.aarch64
+def test_a_board_that_is_too_old_is_named(artifacts: Path) -> None:
+    build_runner(BOARD, artifacts)
+    older = replace(BOARD, system=System(release="Debian 7", glibc="2.13"))  # has a runner of the same key
+    with pytest.raises(BuildError, match=r"needs GLIBC_2\.\d+, Debian 7 has 2\.13"):
+        build_runner(older, artifacts)
+
+
+@pytest.mark.aarch64
+def test_the_key_of_a_board_needs_no_download(monkeypatch: pytest.MonkeyPatch, host: Target) -> None:
+    monkeypatch.setattr(wheels, "foreign_libraries", None)
+    monkeypatch.setattr(sysroot, "make_sysroot", None)
+    monkeypatch.setattr(sysroot, "sysroot_key", lambda: "that of another sysroot")
+    assert runner_key(BOARD) != runner_key(host)
+    other = runner_key(BOARD)
+    monkeypatch.undo()
+    assert runner_key(BOARD) != other
 
 
 TEXT = member("job.txt", job_text())
