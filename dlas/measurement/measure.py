@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlas.measurement.environment import OBSERVED
-from dlas.values import REPEATS, Artifact, Device, Job, Samples
+from dlas.measurement.environment import OBSERVED, find_breach
+from dlas.values import NO_BOUNDS, REPEATS, Artifact, Bounds, Device, Job, Samples
 
 # Error over output scale. The sums of an fp32 network in another order differ by about 1e-6. Activations that
 # are stored in float16 have 11 bits each. Where rounding is to integers, a sum next to a half comes out one
@@ -21,10 +21,12 @@ def measure(
     threads: int,
     repeats: int = REPEATS,
     timeout_s: float = Job.timeout_s,
+    bounds: Bounds = NO_BOUNDS,
 ) -> Samples:
     """Run an artifact on a device, check its output, and keep its times.
 
-    The status is `measured` or `wrong_output`. Raises DeviceError, DeviceBusyError or EngineError.
+    The status is `wrong_output`; else `emulated` where times mean nothing; else `quarantined` where the
+    device was out of bounds; else `measured`. Raises DeviceError, DeviceBusyError or EngineError.
     """
     result = device.run(
         Job(
@@ -40,7 +42,11 @@ def measure(
     error = error_over_scale(result.outputs[0], artifact.oracle())
     reason = find_fault(error, precision, result.output_stable, artifact.oracle_name)
     of_float32 = error_over_scale(result.outputs[0], artifact.float32())
-    return Samples("wrong_output" if reason else "measured", reason, error, of_float32, result)
+    status = "wrong_output" if reason else "emulated" if device.emulated else "measured"
+    if status == "measured":
+        reason = find_breach(bounds, result.cpu_set, result.before, result.after)
+        status = "quarantined" if reason else "measured"
+    return Samples(status, reason, error, of_float32, result)
 
 
 def find_fault(error: float, precision: str, is_stable: bool, oracle: str) -> str:

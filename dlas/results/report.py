@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TypeVar
 
-from dlas.errors import UsageError
+from dlas.errors import StorageError, UsageError
 from dlas.results import statistics, store
 from dlas.results.effort import total_seconds
 from dlas.results.statistics import Summary
@@ -89,6 +89,8 @@ class Line:
             marks.append("calibrated on noise")
         if row.ops_sparse is not None and row.format != "dense":
             marks.append(f"{row.ops_sparse} of {row.ops_total} sparse")
+        if row.stand_in:
+            marks.append("stand-in base")
         if row.fallbacks:
             marks.append(_count(len(row.fallbacks), "fallback"))
         return ", ".join(marks)
@@ -108,10 +110,19 @@ def report(artifacts: Path, sweep: str, width: int | None = None) -> str:
         )
         raise UsageError(f"sweep {sweep!r} has no results", next_step)
     rows = store.latest(stored.rows)
-    notes = [f"not read: {problem}" for problem in stored.problems]
+    notes = [f"not read: {line}" for line in _unread(stored.problems)]
     if hidden := len(stored.rows) - len(rows):
         notes.append(f"not shown: {_count(hidden, 'row')} of older code, or replaced by newer or longer ones")
     return "\n".join([*([render(rows, width)] if rows else []), *notes])
+
+
+def _unread(problems: Iterable[StorageError]) -> list[str]:
+    """One line for each way in which files cannot be read: those of an older dlas are all alike."""
+    lines = []
+    for group in _grouped(problems, lambda problem: (problem.cause.partition(".parquet: ")[2],)):
+        more = f" (and {_count(len(group) - 1, 'more file')} like it)" if len(group) > 1 else ""
+        lines.append(f"{group[0]}{more}")
+    return lines
 
 
 def render(rows: Iterable[Row], width: int | None = None) -> str:
@@ -152,7 +163,7 @@ def _section(rows: Sequence[Row], width: int | None) -> str:
     if timed:
         lines += _table([_line(group) for group in _grouped(timed, store.place_of)], width)
     if timed and others:
-        lines.append("  not measured:")
+        lines.append("  no time that counts:")
     return "\n".join(lines + [_remark(row) for row in others])
 
 

@@ -6,11 +6,23 @@ from datetime import datetime
 from typing import Any
 
 from dlas.results.schema import SCHEMA_VERSION
-from dlas.values import REPEATS, Accuracy, Artifact, Cell, DeviceFacts, Evaluation, Row, Samples, Weights
+from dlas.values import (
+    NO_IMAGE,
+    REPEATS,
+    Accuracy,
+    Artifact,
+    Cell,
+    ContainerImage,
+    DeviceFacts,
+    Evaluation,
+    Row,
+    Samples,
+    Weights,
+)
 
 
 def measured(blank: Row, artifact: Artifact, samples: Samples) -> Row:
-    """The row of a measurement. A wrong output keeps its times; its status says that they do not count."""
+    """The row of a measurement. Where its times do not count they stay, and its status says so."""
     row, result = _with_artifact(blank, artifact), samples.result
     return _filled(
         row,
@@ -21,7 +33,7 @@ def measured(blank: Row, artifact: Artifact, samples: Samples) -> Row:
         warmup_ns=list(result.warmup_ns),
         max_error_over_scale=samples.max_error_over_scale,
         float32_error_over_scale=samples.float32_error_over_scale,
-        accuracy_reason=blank.accuracy_reason or samples.reason,
+        accuracy_reason=blank.accuracy_reason or (samples.reason if samples.status == "wrong_output" else ""),
         cpu_set=result.cpu_set,
         environment_before=dict(result.before),
         environment_after=dict(result.after),
@@ -34,11 +46,12 @@ def with_accuracy(row: Row, accuracy: Accuracy, evaluation: Evaluation) -> Row:
     """A measured row with the accuracy of its artifact. What is wrong on an image is wrong altogether."""
     seconds = {**row.stage_seconds, "reference": evaluation.seconds, "accuracy": accuracy.run_seconds}
     seconds["ship"] += accuracy.ship_seconds
+    is_wrong = accuracy.status != "measured"
     return _filled(
         row,
-        status=accuracy.status,
-        reason=accuracy.reason,
-        publishable=row.publishable and accuracy.status == "measured",
+        status=accuracy.status if is_wrong else row.status,
+        reason=accuracy.reason if is_wrong else row.reason,
+        publishable=row.publishable and not is_wrong,
         max_error_over_scale=_worse(accuracy.max_error_over_scale, row.max_error_over_scale or 0.0),
         top1_fraction=accuracy.top1_fraction,
         top5_fraction=accuracy.top5_fraction,
@@ -76,7 +89,8 @@ def blank(
     replicate: int = 0,
     runner: str = "",
     facts: DeviceFacts | None = None,
-    image_id: str = "",
+    image: ContainerImage = NO_IMAGE,
+    emulated: bool = False,
     threads: int = 0,
     log: str = "",
     weights: Weights | None = None,
@@ -106,7 +120,7 @@ def blank(
         device=facts.fingerprint if facts else "",
         device_model=facts.cpu_model if facts else "",
         replicate=replicate,
-        emulated=False,
+        emulated=emulated,
         status="failed",
         reason="",
         publishable=False,
@@ -131,7 +145,9 @@ def blank(
         calibration="",
         dataset_sha256="",
         artifact_sha256="",
-        image_id=image_id,
+        image_id=image.id,
+        image_base=image.base,
+        stand_in=image.stand_in,
         threads=threads,
         cpu_set="",
         ops_total=None,

@@ -15,7 +15,19 @@ from dlas.bench import benchmark
 from dlas.bench.benchmark import Peer, Report
 from dlas.errors import DeviceError, PeerError, UsageError
 from dlas.measurement.measure import TOLERANCE
-from dlas.values import Artifact, Compression, DeviceFacts, Job, JobResult, ModelSpec, Weights
+from dlas.hardware import targets
+from dlas.values import (
+    NO_IMAGE,
+    Artifact,
+    Compression,
+    ContainerImage,
+    DeviceFacts,
+    Job,
+    JobResult,
+    ModelSpec,
+    Target,
+    Weights,
+)
 
 UNTRAINED = Weights("untrained")
 
@@ -29,7 +41,9 @@ class PretendedDevice:
     times_ns: dict[str, int] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
     runner: str = "local"
-    image_id: str = ""
+    emulated: bool = False
+    image: ContainerImage = NO_IMAGE
+    target: Target = field(default_factory=lambda: targets.load("x86"))
 
     def probe(self) -> DeviceFacts:
         return DeviceFacts("f", "Pretended CPU")

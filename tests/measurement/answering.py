@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from dlas.values import Artifact, DeviceFacts, Job, JobResult
+from dlas.hardware import targets
+from dlas.values import NO_IMAGE, Artifact, ContainerImage, DeviceFacts, Job, JobResult, Target
 
 
 @dataclass
@@ -18,7 +20,10 @@ class Answering:
     stable: bool = True
     jobs: list[Job] = field(default_factory=list)
     runner: str = "local"
-    image_id: str = ""
+    emulated: bool = False
+    image: ContainerImage = NO_IMAGE
+    files: Mapping[str, str] = field(default_factory=dict)
+    target: Target = field(default_factory=lambda: targets.load("hikey"))
 
     def probe(self) -> DeviceFacts:
         return DeviceFacts("f", "CPU")
@@ -27,7 +32,7 @@ class Answering:
         first = sum(len(earlier.inputs) for earlier in self.jobs)
         self.jobs.append(job)
         outputs = self.outputs.reshape(-1, *job.output_shape)[first : first + len(job.inputs)]
-        return JobResult(outputs, self.stable, (), (), job.threads, "0", 0, {}, {}, 2.0, 0.5)
+        return JobResult(outputs, self.stable, (), (), job.threads, "0", 0, self.files, self.files, 2.0, 0.5)
 
 
 def make_artifact(folder: Path, batch: int, classes: int, oracle: str = "pytorch") -> Artifact:

@@ -75,6 +75,8 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "dataset_sha256": "",
         "artifact_sha256": "ab" * 32,
         "image_id": "",
+        "image_base": "",
+        "stand_in": False,
         "threads": 2,
         "cpu_set": "0-1",
         "ops_total": 20,

@@ -1,0 +1,72 @@
+"""Devices that go away and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from dlas.errors import DeviceBusyError, DeviceError, DlasError, EngineError
+from dlas.measurement.patience import RETRY_PAUSES_S, persist
+from dlas.values import DeviceFacts
+from tests.measurement.answering import Answering
+
+GONE = EngineError("no Docker engine answers", "start it")
+
+
+class Fleeting(Answering):
+    """Answers only from the nth question on whether it is there."""
+
+    def __init__(self, away: int) -> None:
+        super().__init__(np.zeros(1))
+        self.away = away
+
+    def probe(self) -> DeviceFacts:
+        self.away -= 1
+        if self.away >= 0:
+            raise GONE
+        return super().probe()
+
+
+def failing(*errors: DlasError) -> Callable[[], str]:
+    left = list(errors)
+
+    def ask() -> str:
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return ask
+
+
+def test_a_device_is_asked_again_once_it_is_back() -> None:
+    said: list[str] = []
+    slept: list[float] = []
+    crash = DeviceError("the runner was ended by SIGKILL", "see its log")
+    assert persist(failing(GONE, crash), Fleeting(2), 3, said.append, slept.append) == "done"
+    assert slept == [*RETRY_PAUSES_S[:3], RETRY_PAUSES_S[0]]
+    assert said == [
+        "hikey970_neon: no Docker engine answers; waiting for it, 3 more of 3 tries",
+        "hikey970_neon: the runner was ended by SIGKILL; waiting for it, 2 more of 3 tries",
+    ]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_it_is_not_asked_for_ever(retries: int) -> None:
+    said: list[str] = []
+    with pytest.raises(EngineError):
+        persist(failing(*[GONE] * 9), Fleeting(0), retries, said.append, lambda seconds: None)
+    assert len(said) == retries
+
+
+def test_a_device_that_stays_away_is_given_up() -> None:
+    slept: list[float] = []
+    with pytest.raises(EngineError):
+        persist(failing(GONE, GONE), Fleeting(99), 1, lambda line: None, slept.append)
+    assert slept == list(RETRY_PAUSES_S)
+
+
+def test_a_busy_device_has_been_waited_for_already() -> None:
+    with pytest.raises(DeviceBusyError):
+        persist(failing(DeviceBusyError("busy", "")), Fleeting(0), 5, print, lambda seconds: None)
