@@ -16,8 +16,8 @@ from dlas import cache
 from dlas import sweep as sweeps
 from dlas.datasets import catalog
 from dlas.errors import DlasError, UsageError
-from dlas.hardware import targets
-from dlas.values import IMAGES
+from dlas.hardware import lock, targets
+from dlas.values import EMULATED_REPEATS, IMAGES, REPEATS
 
 ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artifacts"))
 
@@ -25,6 +25,7 @@ ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artif
 DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
 HELP = {
+    "action": "save, load or verify",
     "accelerator": "what trains: auto, cpu, gpu, ... as PyTorch Lightning knows it",
     "against": "the peer: onnxruntime, openvino or torch; or fp32, our own",
     "algorithm": "one or more of direct,gemm,spatial_pack",
@@ -33,7 +34,9 @@ HELP = {
     "compression": "as in the sweep of the dataset: dense, channel40_shrunk, ...",
     "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
     "dataset": "cifar10 or digits; for bench, also imagenet",
+    "device": "the engine that runs the target's jobs, as in ssh://hikey; else [board] host of the target",
     "devices": "how many devices train, or which, as Lightning knows it",
+    "emulate": "let this machine imitate the target's processor: outputs are checked, times mean nothing",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
     "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
     "format": "of pruned weights, for bench --sparse: csr, csr_packed, or auto, layer by layer",
@@ -47,10 +50,12 @@ HELP = {
     "only": "glob of cell ids, as in '*scheduled*'",
     "precision": "of training, as Lightning knows it; for bench, fp32, fp16, int8 or int8_ort_default",
     "pruning": "for bench --sparse: uniform, the same share of each layer, or weight, over all together",
+    "path": "the archive",
     "pytest": "run pytest alone, with these arguments",
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
-    "repeats": "samples of each process; rows with fewer than 150 are not publishable",
+    "repeats": "samples of each process, fewer than 150 are not publishable; for run, 0 is 150, emulated 3",
     "replicates": "processes for each cell; those that are there already count",
+    "retry": "how often to ask a device that went away again, once it is back",
     "rounds": "pairs of processes; with bench --sparse, one of each level, of our dense and of the peer",
     "runner": "local, docker, or auto: docker where engine and image are there",
     "sparse": "compare pruned networks with dense ones",
@@ -62,6 +67,7 @@ HELP = {
     "timeout": "seconds that measuring one cell may take",
     "train_timeout": "seconds that training one network may take, or all levels of pruning it",
     "up_to": "the last level, in per cent; 0 for all of the recipe's",
+    "wait": "seconds to wait for another job to leave the device",
     "workers": "processes that load data",
 }
 
@@ -125,8 +131,12 @@ def run(
     list_: bool = False,
     dry_run: bool = False,
     runner: str = "auto",
+    device: str = "",
+    emulate: bool = False,
+    wait: int = Count(lock.WAIT_S),
+    retry: int = Count(0),
     threads: int = Count(0),
-    repeats: int = Count(150),
+    repeats: int = Count(0),
     replicates: int = Count(1),
     force: bool = False,
     images: int = Count(IMAGES),
@@ -139,14 +149,22 @@ def run(
     loaded, planned = selected(sweep, target, only)
     if list_:
         return print(sweeps.listing(planned))
+    if device and len({each.target.name for each in planned}) > 1:
+        raise UsageError(
+            "--device names one device, and the cells are for several targets", "choose a --target"
+        )
     from dlas import pipeline, plan, progress, trial
 
     settings = trial.Settings(
         loaded.name,
         ARTIFACTS,
         runner=runner,
+        device=device,
+        emulate=emulate,
+        wait_s=wait,
+        retries=retry,
         threads=threads,
-        repeats=repeats,
+        repeats=repeats or (EMULATED_REPEATS if emulate else REPEATS),
         replicates=replicates,
         force=force,
         job_timeout_s=timeout,
@@ -189,6 +207,37 @@ def build(
             folders=catalog.folders(data, DATA),
         )
         pipeline.build_sweep(planned, settings, shown)
+
+
+@verb
+def base_images(context: Context, target: str = "") -> None:
+    """Make stand-ins for base images out of Debian packages, where no registry can be reached."""
+    from dlas.hardware import bases, engine
+
+    chosen = [targets.load(name) for name in target.split(",") if name] or targets.known()
+    for name in bases.make_all(engine.at(), chosen, ARTIFACTS, print):
+        print(name)
+
+
+@verb
+def images(context: Context, action: str, path: str, target: str = "") -> None:
+    """Keep the targets' images in one file, load them on another machine, or see that the file is whole."""
+    from dlas import prebuilt
+
+    chosen = [targets.load(name) for name in target.split(",") if name]
+    for line in prebuilt.act(action, Path(path), chosen, print):
+        print(line)
+
+
+@verb
+def doctor(
+    context: Context, target: str = "x86", device: str = "", emulate: bool = False, runner: str = "auto"
+) -> None:
+    """See whether a device is ready: engine, image, lock, clocks, temperature, memory, power mode."""
+    from dlas import doctor as doctors
+    from dlas.hardware.reach import Access
+
+    doctors.examine(targets.load(target), Access(runner, device, emulate), ARTIFACTS, print)
 
 
 @verb

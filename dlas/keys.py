@@ -80,8 +80,10 @@ def row_key(artifact: str, target: Target, image_id: str, reference: str) -> str
 
     reference: the key of what its accuracy rests on, empty without one.
     """
-    board = json.dumps(asdict(target.board), sort_keys=True)
-    return cache.digest(artifact, board, image_id, str(WARMUPS), reference, _source_digest(_MEASURES))
+    board = asdict(target.board)
+    del board["host"]  # its name on the network: the board is who it is by its fingerprint
+    asked = json.dumps([board, asdict(target.bounds)], sort_keys=True)
+    return cache.digest(artifact, asked, image_id, str(WARMUPS), reference, _source_digest(_MEASURES))
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

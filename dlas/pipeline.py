@@ -5,18 +5,28 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dlas import cache, elbows
 from dlas import sweep as sweeps
-from dlas.errors import DataError, DlasError, StorageError, SweepIncomplete, UsageError
-from dlas.hardware import device as devices
+from dlas.errors import (
+    DataError,
+    DeviceBusyError,
+    DlasError,
+    StorageError,
+    SweepIncomplete,
+    UsageError,
+)
+from dlas.hardware import reach
 from dlas.measurement.accuracy import take_accuracy
 from dlas.measurement.measure import measure
+from dlas.measurement.patience import persist
 from dlas.progress import Progress
 from dlas.results import row as rows
 from dlas.results import store
@@ -60,8 +70,10 @@ def check(done: Sequence[Row], root: Path) -> None:
     """Raises SweepIncomplete when a row has no result."""
     bad = [row for row in done if row.status not in store.FINAL_STATUSES]
     if bad:
+        kinds = Counter("are quarantined" if row.status == "quarantined" else "failed" for row in bad)
+        what = " and ".join(f"{count} of {len(done)} cells {kind}" for kind, count in kinds.items())
         raise SweepIncomplete(
-            f"{len(bad)} of {len(done)} cells failed, the first is {bad[0].cell}",
+            f"{what}, the first is {bad[0].cell}",
             f"see {root / bad[0].log}; the same command tries again",
         )
 
@@ -80,20 +92,23 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
         progress.stage(trial.cell.id, "building")
         artifact = obtain_artifact(trial, worker)
         progress.stage(trial.cell.id, f"measuring ({place.device.runner})")
-        samples = measure(
+        ask = partial(
+            measure,
             place.device,
             artifact,
             trial.cell.precision,
             place.threads,
             settings.repeats,
             settings.job_timeout_s,
+            trial.planned.target.bounds,
         )
+        samples = persist(ask, place.device, settings.retries, progress.say)
         append_log(trial.log, samples.result.log)
         row = rows.measured(trial.blank(started_at), artifact, samples)
-        if row.status == "measured":
+        if row.status != "wrong_output":
             row = judge(row, trial, place, artifact, worker, progress)
-    except StorageError:
-        raise  # a full disk will not take the row either
+    except (StorageError, DeviceBusyError):
+        raise  # a full disk will not take the row either; and a busy device is no fault of the cell
     except DlasError as error:
         append_log(trial.log, "".join(traceback.format_exception(error)))
         return rows.failed(row or trial.blank(started_at), str(error), artifact)
@@ -111,7 +126,8 @@ def judge(
         if evaluation is None:
             return row
         progress.stage(trial.cell.id, f"accuracy ({place.device.runner})")
-        accuracy = take_accuracy(
+        ask = partial(
+            take_accuracy,
             place.device,
             artifact,
             evaluation,
@@ -119,6 +135,7 @@ def judge(
             place.threads,
             trial.settings.job_timeout_s,
         )
+        accuracy = persist(ask, place.device, trial.settings.retries, progress.say)
     except (DataError, UsageError) as error:  # also ModelError: another try would end the same way
         progress.say(f"{trial.cell.id}: no accuracy: {error}")
         return rows.without_accuracy(row, str(error))
@@ -156,7 +173,8 @@ def build_image(target: Target, root: Path, base: str, say: Callable[[str], None
     """Build the container image of a target and return a line that says which."""
     from dlas.hardware import image
 
-    return f"{target.image_tag}: {image.build_image(target, root, base, say)}"
+    built = image.build_image(target, root, base, say)
+    return f"{target.image_tag}: {built.id}" + (f", on the stand-in {built.base}" if built.stand_in else "")
 
 
 def report(sweep: str, root: Path, folders: Mapping[str, Path]) -> str:
@@ -217,7 +235,7 @@ def run_bench(
         built, trial = build_all(precision, algorithms)
         folder = obtain_quantized(trial, worker)
         fp32 = build_all("fp32", ALLOWED["algorithm"])[0] if against == "fp32" else {}
-    device, why = devices.device(target, settings.runner, settings.root)
+    device, why = reach.device(target, settings.access, settings.root, progress.say)
     progress.say(f"{target.name}: {why}")
     return benchmark.run(
         built,

@@ -59,6 +59,8 @@ class Progress:
             outcome += f", median {median(row.samples_ns) / 1e6:.3f} ms of {len(row.samples_ns)}"
             if row.top1_fraction is not None:
                 outcome += f", top-1 {row.top1_fraction:.1%} of {row.top1_n}"
+        elif row.status == "emulated":
+            outcome += f", max error {row.max_error_over_scale:.1e}"
         elif row.reason:
             outcome += f": {row.reason}"
         self.done(cell, outcome)

@@ -11,7 +11,7 @@ from pathlib import Path
 from dlas import cache, keys
 from dlas.datasets import catalog
 from dlas.errors import DataError, UsageError
-from dlas.hardware import device as devices
+from dlas.hardware import lock, reach
 from dlas.network import Network
 from dlas.results import row as rows
 from dlas.results import store
@@ -20,6 +20,7 @@ from dlas.sweep import Planned
 from dlas.values import (
     CALIBRATION_IMAGES,
     IMAGES,
+    NO_IMAGE,
     REPEATS,
     Cell,
     Data,
@@ -35,6 +36,8 @@ from dlas.values import (
 class Settings:
     """How a sweep is run. threads 0 means as many as the target says.
 
+    runner, device, emulate and wait_s: as in `reach.Access`, device being its host. retries: how often a cell
+    is tried again when its device went away.
     images: on how many of the test split, at most, accuracy is taken; 0 for none. folders: where
     each dataset is to lie, for what is not in `root`.
     """
@@ -42,6 +45,10 @@ class Settings:
     sweep: str
     root: Path
     runner: str = "auto"
+    device: str = ""
+    emulate: bool = False
+    wait_s: int = lock.WAIT_S
+    retries: int = 0
     threads: int = 0
     repeats: int = REPEATS
     replicates: int = 1
@@ -51,6 +58,10 @@ class Settings:
     train_timeout_s: float = 86400.0
     images: int = IMAGES
     folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def access(self) -> reach.Access:
+        return reach.Access(self.runner, self.device, self.emulate, self.wait_s)
 
     @property
     def checkpoints(self) -> Path:
@@ -81,12 +92,12 @@ class Places:
 
     def of(self, target: Target) -> Place:
         if target.name not in self._found:
-            device, why = devices.device(target, self.settings.runner, self.settings.root)
-            threads = self.settings.threads or target.board.threads
-            if threads > target.board.threads:
+            device, why = reach.device(target, self.settings.access, self.settings.root, self.say)
+            most = device.target.board.threads
+            threads = self.settings.threads or most
+            if threads > most:
                 raise UsageError(
-                    f"{threads} threads are more than {target.name} has cores for",
-                    f"give at most {target.board.threads}",
+                    f"{threads} threads are more than {target.name} has cores for", f"give at most {most}"
                 )
             self._found[target.name] = Place(device, device.probe(), threads)
             said = f"; {target.detected}" if target.detected else ""
@@ -199,7 +210,7 @@ class Trial:
         if self.place is None or not self.network.is_resolved:
             reason = self.invalid_reason or str(self.network.compression)
             return cache.digest(self.cell.id, reason, str(SCHEMA_VERSION))
-        image_id = self.place.device.image_id
+        image_id = self.place.device.image.id
         return keys.row_key(self.artifact_key, self.planned.target, image_id, self.reference_key)
 
     @property
@@ -221,7 +232,8 @@ class Trial:
             self.replicate,
             runner=self.place.device.runner if self.place else "",
             facts=self.place.facts if self.place else None,
-            image_id=self.place.device.image_id if self.place else "",
+            image=self.place.device.image if self.place else NO_IMAGE,
+            emulated=self.place is not None and self.place.device.emulated,
             threads=self.place.threads if self.place else 0,
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
             weights=self.weights if self.place else None,

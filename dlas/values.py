@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 REPEATS = 150  # PROTOCOL E1: a row with fewer samples is not publishable
+EMULATED_REPEATS = 3  # of a row whose times mean nothing
 WARMUPS = 5
 IMAGES = 1000  # of the test split, at most, that accuracy is taken on
 CALIBRATION_IMAGES = 128  # of the validation split, at most, that a network is quantized on
@@ -190,6 +191,7 @@ class Board:
 
     runners: tuple[str, ...]  # what can measure on it today: local, docker; empty when nothing can
     threads: int
+    host: str = ""  # of its container engine, as in DOCKER_HOST: ssh://hikey; empty is this machine
     cpu_set: str = ""  # as in taskset: "0-3,6"; empty is every CPU that the process may use
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
@@ -204,6 +206,39 @@ class Image:
     dockerfile: str  # relative to the repository's root
     base: str  # pinned by digest
     platform: str  # linux/amd64 | linux/arm64
+    stand_in: str = "bookworm"  # the Debian release that takes the base's place where that cannot be pulled
+    id: str = ""  # of the one image that may be used, sha256:...; empty is whatever this version builds
+
+
+@dataclass(frozen=True)
+class System:
+    """What programs in an image find: the `[system]` table of its TOML. Versions as in 2.31; empty: unknown.
+
+    shows: "file: text" each, what a file of the board contains when it is set up as it should be.
+    """
+
+    release: str = ""
+    glibc: str = ""  # the newest symbols of the C library that a program may need there
+    glibcxx: str = ""  # and of libstdc++
+    cuda: str = ""
+    shows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Within what a measurement counts: the `[bounds]` table of its TOML. 0 and "" are no bound.
+
+    Clocks, governor and other_percent are those of the CPUs of the CPU set.
+    """
+
+    governor: str = ""
+    least_mhz: int = 0
+    most_celsius: int = 0
+    most_other_percent: int = 0  # of the CPUs' time, what other processes may have had
+    least_free_mib: int = 0
+
+
+NO_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True)
@@ -217,6 +252,8 @@ class Target:
     compiler: Compiler
     board: Board
     image: Image | None
+    system: System = System()
+    bounds: Bounds = NO_BOUNDS
     detected: str = ""  # what was found out on this host, in words; empty when all was written down
 
     @property
@@ -351,6 +388,25 @@ class JobResult:
 
 
 @dataclass(frozen=True)
+class ContainerImage:
+    """A container image that an engine has; its id is empty for jobs that run in none.
+
+    base: what it is built on. stand_in: whether that is not the target's own base. runner: the key of the
+    runner inside. platform: as in `Image`.
+    """
+
+    id: str = ""
+    base: str = ""
+    stand_in: bool = False
+    runner: str = ""
+    platform: str = ""
+    size_bytes: int = 0
+
+
+NO_IMAGE = ContainerImage()
+
+
+@dataclass(frozen=True)
 class DeviceFacts:
     """Who a device is. fingerprint is one for all runners of a machine, and differs between machines."""
 
@@ -363,12 +419,20 @@ class Device(Protocol):
     """A device that runs one job at a time; its lock is held only while a job runs."""
 
     @property
+    def target(self) -> Target:
+        """What it runs as: an emulated one has not all that the target's board has."""
+
+    @property
     def runner(self) -> str:
         """local or docker."""
 
     @property
-    def image_id(self) -> str:
-        """sha256 id of the container image, empty without one."""
+    def emulated(self) -> bool:
+        """Whether another kind of processor imitates the target's: then times mean nothing."""
+
+    @property
+    def image(self) -> ContainerImage:
+        """What its jobs run in."""
 
     def probe(self) -> DeviceFacts: ...
 
@@ -383,7 +447,7 @@ class Samples:
     float32_error_over_scale: how far it is from what the network computes in float32.
     """
 
-    status: str  # measured | wrong_output
+    status: str  # measured | wrong_output | emulated | quarantined
     reason: str
     max_error_over_scale: float
     float32_error_over_scale: float
@@ -488,6 +552,8 @@ class Row:
     dataset_sha256: str
     artifact_sha256: str
     image_id: str
+    image_base: str
+    stand_in: bool
     threads: int
     cpu_set: str
     ops_total: int | None

@@ -13,6 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.integration.needs import lacks_board, lacks_qemu
+
 STAND_IN_BASE = "dlas-base:bookworm-amd64"
 
 # Compiling takes seconds, and says nothing about the code under test.
@@ -43,7 +45,12 @@ def lacks_cross_compiler() -> str:
     return "" if shutil.which("aarch64-linux-gnu-g++") else "there is no aarch64-linux-gnu-g++"
 
 
-NEEDS: dict[str, Callable[[], str]] = {"docker": lacks_engine, "aarch64": lacks_cross_compiler}
+NEEDS: dict[str, Callable[[], str]] = {
+    "docker": lacks_engine,
+    "aarch64": lacks_cross_compiler,
+    "board": lacks_board,
+    "qemu": lacks_qemu,
+}
 
 
 def required() -> set[str]:
@@ -89,4 +96,4 @@ def base() -> str:
     """What DLAS_BASE names, else what .ci/engine makes if it is there, else the target's own, pulled."""
     from dlas.hardware import engine
 
-    return os.environ.get("DLAS_BASE") or (STAND_IN_BASE if engine.find_image(STAND_IN_BASE) else "")
+    return os.environ.get("DLAS_BASE") or (STAND_IN_BASE if engine.at().find_image(STAND_IN_BASE) else "")

@@ -239,8 +239,7 @@ def test_the_container_predicts_the_same(run: Run, root: Path, base: str) -> Non
     try:
         here, there = run(target=target), run(target=target, runner="docker")
     finally:
-        with engine.connection() as client:
-            client.images.remove(target.image_tag)
+        engine.at().remove_image(target.image_tag)
     assert [row.runner for row in there] == ["docker", "docker"]
     assert {row.predictions_sha256 for row in (*here, *there)} == {here[0].predictions_sha256}
 

@@ -51,10 +51,12 @@ ARROWS: dict[str, set[str]] = {
     "training": EVERYTHING,
     "supplies": EVERYTHING,
     "trial": LEAVES | {"cache", "keys", "datasets.catalog", "hardware", "network", "results", "sweep"},
+    "prebuilt": LEAVES | {"hardware"},
+    "doctor": LEAVES | {"hardware", "measurement.environment"},
     "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},
     "tasks": LEAVES
-    | {"cache", "datasets.catalog", "elbows", "hardware", "pipeline", "plan", "progress", "supplies"}
-    | {"sweep", "training", "trial"},
+    | {"cache", "datasets.catalog", "doctor", "elbows", "hardware", "pipeline", "plan", "prebuilt"}
+    | {"progress", "supplies", "sweep", "training", "trial"},
 }
 # What changes networks of PyTorch; levels, elbows and what a name asks for are known without it.
 PRUNING = {
@@ -68,10 +70,10 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"datasets"},
     "pytorch_lightning": {"models.learner", "models.trainer", "models.train", "compression.prune_callbacks"},
     "scipy": {"results"},
+    "zstandard": {"hardware.packing"},
     "tvm": {"algorithms", "systems"},
     "tvm_ffi": {"algorithms", "systems"},
     "pyarrow": {"results"},
-    "docker": {"hardware"},
     "onnx": {"compression.export", "compression.quantize", "systems.quantized"},
     "onnxruntime": {"bench", "compression.quantize"},
     "openvino": {"bench"},
@@ -167,7 +169,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
             "dlas.measurement.measure",
             "x.py:2: tvm belongs to algorithms, systems",
         ),
-        ("import docker", "dlas.systems.build", "x.py:1: docker belongs to hardware"),
+        ("import zstandard", "dlas.systems.build", "x.py:1: zstandard belongs to hardware.packing"),
         ("", "dlas.cellar.wine", "x.py: cellar is no room of the house; give it a line in ARROWS"),
     ],
 )

@@ -14,7 +14,7 @@ from dlas.bench.export import format_network
 from dlas.bench.layers import Layer, list_layers
 from dlas.compression import notation
 from dlas.errors import UsageError, did_you_mean
-from dlas.hardware import device as devices
+from dlas.hardware import reach
 from dlas.hardware.cpu import parse_cpus
 from dlas.stages import build_limit, obtain_artifact
 from dlas.sweep import Planned
@@ -83,7 +83,7 @@ def run(
     target = planned[0].target
     if max(threads) > target.board.threads:
         raise UsageError(f"{max(threads)} threads on {target.board.threads} cores", "give fewer")
-    device, why = devices.device(target, settings.runner, settings.root)
+    device, why = reach.device(target, settings.access, settings.root, say)
     say(f"{target.name}: {why}")
     contests: list[Contest] = []
     with Worker() as worker:

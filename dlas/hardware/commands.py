@@ -3,49 +3,72 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from dlas.errors import StorageError
-from dlas.hardware import identity, lock, protocol
-from dlas.values import Job, Target
+from dlas.hardware import engine as engines
+from dlas.hardware import protocol
+from dlas.hardware.engine import Engine
+from dlas.hardware.lock import Lock
+from dlas.values import Board, Job, Target
 
 _MIB = 1 << 20
+_LOCK_FOLDER = "/lock"
 
 
-def local_run_command(binary: Path, folder: str, locks: Path, wait_s: int, job: Job) -> list[str]:
+def local_run_command(binary: Path, folder: str, lock: Lock, wait_s: int, job: Job) -> list[str]:
     """One job of the runner on this machine. folder: an empty one of its own."""
-    return [str(binary), *_run_arguments(folder, locks / lock.NAME, wait_s, job)]
+    return [str(binary), *_run_arguments(folder, f"{lock.folder}{lock.file}", wait_s, job)]
+
+
+def local_probe_command(binary: Path, lock: Lock | None) -> list[str]:
+    """The question who this machine is and, with a lock, whether no job runs on it."""
+    return [str(binary), "probe", *(["--lock", f"{lock.folder}{lock.file}"] if lock else [])]
 
 
 def docker_run_command(
-    docker: str, target: Target, image_id: str, name: str, locks: Path, wait_s: int, job: Job
+    engine: Engine, target: Target, image_id: str, name: str, lock: Lock, wait_s: int, job: Job
 ) -> list[str]:
-    """One job of the runner in a container. Raises StorageError when there is no module."""
-    board = target.board
+    """One job of the runner in a container. Raises EngineError, or StorageError when there is no module."""
     disk_mib, memory_mib = container_mib(job)
-    return [
-        *_sealed_container(docker),
+    return engine.command(
+        *_sealed_container(),
         f"--name={name}",
+        f"--label={engines.JOB_LABEL}={target.name}",
         f"--tmpfs=/job:rw,exec,nosuid,size={disk_mib}m,mode=1777",  # exec: the network is a library
         f"--memory={memory_mib}m",
         f"--memory-swap={memory_mib}m",
         f"--pids-limit={max(64, job.threads + 16)}",
-        *([f"--cpuset-cpus={board.cpu_set}"] if board.cpu_set else []),
-        f"--volume={locks}:/lock:ro",
-        *(f"--device={path}" for path in board.devices),
-        *(f"--volume={mount}" for mount in board.mounts),
-        *(f"--group-add={group}" for group in board.groups),
-        *([f"--runtime={board.container_runtime}"] if board.container_runtime else []),
+        *([f"--cpuset-cpus={target.board.cpu_set}"] if target.board.cpu_set else []),
+        *_lock_mount(lock),
+        *_board_options(target.board),
         image_id,
-        *_run_arguments("/job", Path("/lock", lock.NAME), wait_s, job),
-    ]
+        *_run_arguments("/job", f"{_LOCK_FOLDER}{lock.file}", wait_s, job),
+    )
 
 
-def docker_probe_command(docker: str, image_id: str) -> list[str]:
-    """The question who this machine is, asked from inside a container."""
-    machine_id = identity.MACHINE_ID
-    mount = [f"--volume={machine_id}:{machine_id}:ro"] if Path(machine_id).is_file() else []
-    return [*_sealed_container(docker), *mount, image_id, "probe"]
+def docker_probe_command(
+    engine: Engine,
+    image_id: str,
+    board: Board | None = None,
+    files: Sequence[str] = (),
+    lock: Lock | None = None,
+) -> list[str]:
+    """The question who a machine is, asked from inside a container.
+
+    board: what the container gets as a job's does; None for nothing. files: of the machine, for the container
+    to see; the engine refuses when it has not got one. lock: as `local_probe_command`. Raises EngineError.
+    """
+    return engine.command(
+        *_sealed_container(),
+        *(f"--mount=type=bind,source={path},target={path},readonly" for path in files),
+        *(_board_options(board) if board else []),
+        *(_lock_mount(lock) if lock else []),
+        image_id,
+        "probe",
+        *(["--lock", f"{_LOCK_FOLDER}{lock.file}"] if lock else []),
+    )
 
 
 def container_mib(job: Job) -> tuple[int, int]:
@@ -63,9 +86,8 @@ def container_mib(job: Job) -> tuple[int, int]:
     return disk_mib, disk_mib + 4 * (module_mib + tensors_mib) + 512
 
 
-def _sealed_container(docker: str) -> list[str]:
+def _sealed_container() -> list[str]:
     return [
-        docker,
         "run",
         "--rm",
         "--interactive",
@@ -80,6 +102,20 @@ def _sealed_container(docker: str) -> list[str]:
     ]
 
 
-def _run_arguments(folder: str, lock_file: Path, wait_s: int, job: Job) -> list[str]:
+def _lock_mount(lock: Lock) -> list[str]:
+    return [f"--volume={lock.folder}:{_LOCK_FOLDER}:ro"]
+
+
+def _board_options(board: Board) -> list[str]:
+    """What a board's containers need of it."""
+    return [
+        *(f"--device={path}" for path in board.devices),
+        *(f"--volume={mount}" for mount in board.mounts),
+        *(f"--group-add={group}" for group in board.groups),
+        *([f"--runtime={board.container_runtime}"] if board.container_runtime else []),
+    ]
+
+
+def _run_arguments(folder: str, lock: str, wait_s: int, job: Job) -> list[str]:
     limits = ["--timeout-s", str(math.ceil(job.timeout_s)), "--wait-s", str(wait_s)]
-    return ["serve", "--dir", folder, "--lock", str(lock_file), *limits]
+    return ["run", "--dir", folder, "--lock", lock, *limits]

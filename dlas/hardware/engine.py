@@ -1,101 +1,216 @@
-"""The container engine. The docker SDK asks it; builds and jobs go through the CLI, since the SDK has only
-the legacy builder, and cannot tell a container that its input has ended."""
+"""A container engine, through the docker command: on this machine, or on a board over the user's own ssh.
+
+The command and not the SDK, so that one program reaches an engine in one way: with the user's ssh
+configuration, and nothing on a board but its engine.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
-from docker.client import DockerClient
-from docker.errors import DockerException, ImageNotFound, NotFound
-from docker.models.images import Image
+from dlas.errors import DeviceError, EngineError
+from dlas.hardware.process import exchange
+from dlas.hardware.protocol import one_line
+from dlas.values import ContainerImage, Target
 
-from dlas.errors import EngineError
-from dlas.values import Target
+Log = Callable[[str], None]
+T = TypeVar("T")
 
+LOCAL = "unix:///var/run/docker.sock"
 # Labels of an image: the key of its runner, the image below it, and whether that is not the target's own.
 RUNNER_LABEL = "dlas.runner"
 BASE_LABEL = "dlas.base"
 STAND_IN_LABEL = "dlas.stand-in"
-_NEXT_STEP = "start it, or use --runner local"
+JOB_LABEL = "dlas.job"  # of a container: the target that its job is for
+_ANSWER_S = 60.0
+_MAX_ANSWER_BYTES = 8 << 20
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some engines say, and what targets say
 
 
-@contextmanager
-def connection() -> Iterator[DockerClient]:
-    """The engine of DOCKER_HOST, or else of this machine. Raises EngineError when it is silent or refuses."""
-    try:
-        client = DockerClient.from_env(environment=environment(), timeout=30)
-    except (DockerException, OSError) as error:
-        reason = f"{environment()['DOCKER_HOST']}: {_root_cause(error)}"
-        raise EngineError(f"no Docker engine answers: {reason}", _NEXT_STEP) from error
-    try:
-        yield client
-    except (DockerException, OSError) as error:
-        raise EngineError(
-            f"the Docker engine refused: {' '.join(str(error).split())[:200]}", _NEXT_STEP
-        ) from error
-    finally:
-        client.close()
+@dataclass(frozen=True)
+class EngineFacts:
+    """architecture: as in a target, x86_64 or aarch64. runtimes: the container run times that it has."""
+
+    version: str
+    architecture: str
+    cpus: int
+    runtimes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """host: as DOCKER_HOST has it, such as ssh://hikey."""
+
+    host: str = LOCAL
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its containers can borrow files of this machine."""
+        return self.host.startswith("unix://")
+
+    @property
+    def remedy(self) -> str:
+        """What to do when it does not answer."""
+        if self.is_local:
+            return "start it, or use --runner local"
+        return f"see that `docker --host {self.host} version` answers"
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command line of the docker command. Raises EngineError when there is none."""
+        path = shutil.which("docker")
+        if path is None:
+            raise EngineError("there is no docker command", "install it, or use --runner local")
+        return [path, f"--host={self.host}", *arguments]
+
+    def ask(self, *arguments: str, timeout_s: float = _ANSWER_S) -> str:
+        """What a command says. Raises EngineError with the reason that the engine gave."""
+        command = self.command(*arguments)
+        try:
+            ended = exchange(
+                command, (), limit_bytes=_MAX_ANSWER_BYTES, timeout_s=timeout_s, env=environment()
+            )
+        except DeviceError as error:
+            raise EngineError(f"{self.host}: {error.cause}", self.remedy) from error
+        if ended.returncode != 0:
+            self.refuse(ended.log)
+        return ended.stdout.decode("utf-8", "replace")
+
+    def stream(self, log: Log, *arguments: str, extra: Mapping[str, str] | None = None) -> str:
+        """Run a command that takes long, its lines to `log`; the last one where it failed, else nothing."""
+        return stream(self.command(*arguments), log, environment() | dict(extra or {}))
+
+    def refuse(self, said: str) -> NoReturn:
+        """Raise the EngineError of what a failed command said."""
+        words = one_line(said.replace("\r", ""))  # ssh ends its lines for a terminal
+        if unreachable(words):
+            raise EngineError(f"no Docker engine answers: {self.host}: {reason_of(words)}", self.remedy)
+        raise EngineError(f"{self.host}: the Docker engine refused: {words}", self.remedy)
+
+    def facts(self) -> EngineFacts:
+        """Raises EngineError."""
+        text = self.ask("info", "--format={{json .}}")
+        with self._understanding():
+            about = _typed(json.loads(text), dict)
+            if problems := about.get("ServerErrors"):  # the command itself then succeeds
+                self.refuse(" ".join(problems))
+            machine = _typed(about["Architecture"], str)
+            return EngineFacts(
+                version=one_line(_typed(about["ServerVersion"], str)),
+                architecture=_ARCHITECTURES.get(machine, machine),
+                cpus=max(1, _typed(about["NCPU"], int)),
+                runtimes=tuple(_typed(about.get("Runtimes") or {}, dict)),
+            )
+
+    def find_image(self, reference: str) -> ContainerImage | None:
+        """The image of a tag or an id that this engine has, or None. Raises EngineError."""
+        try:
+            text = self.ask("image", "inspect", reference)
+        except EngineError as error:
+            if "no such image" in error.cause.lower():
+                return None
+            raise
+        with self._understanding():
+            (about,) = _typed(json.loads(text), list)
+            labels = _typed(about["Config"].get("Labels") or {}, dict)
+            return ContainerImage(
+                id=_typed(about["Id"], str),
+                base=one_line(_typed(labels.get(BASE_LABEL, ""), str)),
+                stand_in=labels.get(STAND_IN_LABEL) == "true",
+                runner=_typed(labels.get(RUNNER_LABEL, ""), str),
+                platform=f"{_typed(about['Os'], str)}/{_typed(about['Architecture'], str)}",
+                size_bytes=_typed(about["Size"], int),
+            )
+
+    @contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """An engine is not trusted: what it says may be anything."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise EngineError(
+                f"{self.host}: what the Docker engine says cannot be used: {one_line(repr(error))[:100]}",
+                self.remedy,
+            ) from error
+
+    def tag_image(self, image_id: str, tag: str) -> None:
+        """Raises EngineError."""
+        self.ask("image", "tag", image_id, tag)
+
+    def remove_image(self, reference: str) -> None:
+        """Raises EngineError."""
+        self.ask("image", "rm", reference)
+
+    def remove_container(self, name: str) -> None:
+        """Kill and remove a container; nothing happens when there is none. Raises EngineError."""
+        try:
+            self.ask("container", "rm", "--force", name)
+        except EngineError as error:
+            if "no such container" not in error.cause.lower():
+                raise
+
+    def jobs(self) -> tuple[str, ...]:
+        """The names of the containers of jobs that it has, running or left behind. Raises EngineError."""
+        listed = self.ask("container", "ls", "--all", f"--filter=label={JOB_LABEL}", "--format={{.Names}}")
+        return tuple(listed.split())
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:  # not isinstance: True is no number
+        raise TypeError(f"a {type(value).__name__} where a {kind.__name__} should be")
+    return value
+
+
+def at(host: str = "") -> Engine:
+    """The engine of this address, else of DOCKER_HOST, else of this machine."""
+    return Engine(host or os.environ.get("DOCKER_HOST") or LOCAL)
 
 
 def environment() -> dict[str, str]:
-    """For the CLI too: both must speak to the same engine, whatever the CLI's current context is."""
-    return {"DOCKER_HOST": "unix:///var/run/docker.sock", **os.environ}
+    """The user's, less what would send the docker command to another engine than the one it is told."""
+    return {key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "DOCKER_CONTEXT")}
 
 
-def cli() -> str:
-    """Path of the docker command. Raises EngineError."""
-    path = shutil.which("docker")
-    if path is None:
-        raise EngineError("there is no docker command", "install it, or use --runner local")
-    return path
+def unreachable(words: str) -> bool:
+    """Whether the docker command says that it found no engine at the other end."""
+    return words.startswith(("Cannot connect", "error during connect", "failed to connect")) or any(
+        sign in words for sign in ("docker system dial-stdio", "Is the docker daemon running")
+    )
+
+
+def reason_of(words: str) -> str:
+    """Why there is no engine, out of the docker command's long sentence.
+
+    >>> reason_of("error during connect: ... stderr=ssh: connect to host hikey port 22: No route to host")
+    'ssh: connect to host hikey port 22: No route to host'
+    """
+    return words.rpartition("stderr=")[2].strip() or words
+
+
+def stream(command: Sequence[str], log: Log, environment: Mapping[str, str]) -> str:
+    """Run a command, its lines to `log`. The last line of one that failed; empty when it did not fail."""
+    last = ""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        for line in filter(None, map(one_line, process.stdout or ())):
+            last = line
+            log(line)
+    return (last or "it said nothing") if process.returncode else ""
 
 
 def build_hint(target: Target) -> str:
     """What builds the image of a target."""
     return f"inv build --target {min(target.aliases, key=len, default=target.name)}"
-
-
-def version() -> str:
-    """Raises EngineError."""
-    with connection() as client:
-        return str(client.version()["Version"])
-
-
-def find_image(reference: str) -> Image | None:
-    """The image of a tag or an id that this machine has, or None. Raises EngineError."""
-    with connection() as client:
-        try:
-            return client.images.get(reference)
-        except ImageNotFound:
-            return None
-
-
-def tag_image(image_id: str, tag: str) -> None:
-    """Raises EngineError."""
-    with connection() as client:
-        client.images.get(image_id).tag(tag)
-
-
-def remove_image(image_id: str) -> None:
-    """Raises EngineError."""
-    with connection() as client:
-        client.images.remove(image_id)
-
-
-def remove_container(name: str) -> None:
-    """Kill and remove a container; nothing happens when there is none. Raises EngineError."""
-    with connection() as client:
-        try:
-            client.containers.get(name).remove(force=True)
-        except NotFound:
-            return
-
-
-def _root_cause(error: BaseException) -> str:
-    """What the operating system said, under the three libraries that wrapped it."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(getattr(error, "strerror", None) or error)[:200]

@@ -1,6 +1,9 @@
-"""The device's lock: one file for each user of this machine, so that two checkouts do not time at once.
+"""The device's lock, so that no two jobs run at once, whoever they are from.
 
-The runner takes it (flock, which ends with the process that holds it); here are the folder and the file.
+The runner takes it: flock, which ends with the process that holds it.
+
+On this machine it is a file of the user's, which jobs outside containers take too. On a board, where nothing
+is installed, it is a volume of the container engine: all clients of that engine share it.
 """
 
 from __future__ import annotations
@@ -12,12 +15,28 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dlas.errors import DeviceBusyError, StorageError
 
 NAME = "device.lock"
+VOLUME = "dlas-lock"
+WAIT_S = 300  # how long a job waits for another one to leave the device
 _POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Lock:
+    """folder: of this machine, or a volume. file: what is locked in it, "/name"; empty for the folder."""
+
+    folder: str
+    file: str = ""
+
+
+def local_lock(folder: Path) -> Lock:
+    """The lock in a folder of `lock_folder`."""
+    return Lock(str(folder), f"/{NAME}")
 
 
 def lock_folder(parent: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -36,9 +36,12 @@ def exchange(
     timeout_s: float,
     env: Mapping[str, str],
     cwd: Path | None = None,
+    hold: bool = False,
+    heard: Callable[[str], None] = lambda line: None,
 ) -> Exit:
     """Run a command in a process group of its own, write chunks to it and read what it says.
 
+    hold: its stdin stays open until it has closed its own ends. heard gets each line of its log at once.
     Raises DeviceError when it does not start, says more than limit_bytes, or lives longer than
     timeout_s. No process of its group is left behind, whatever happens.
     """
@@ -57,7 +60,7 @@ def exchange(
         raise DeviceError(f"{command[0]} does not start: {error.strerror}", "build it again") from error
     with process:
         try:
-            return _Pump(process, iter(chunks), limit_bytes, timeout_s).run()
+            return _Pump(process, iter(chunks), limit_bytes, timeout_s, hold, heard).run()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -67,7 +70,13 @@ class _Pump:
     """Moves bytes to and from a child until all its streams are closed."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], chunks: Iterator[bytes], limit_bytes: int, timeout_s: float
+        self,
+        process: subprocess.Popen[bytes],
+        chunks: Iterator[bytes],
+        limit_bytes: int,
+        timeout_s: float,
+        hold: bool,
+        heard: Callable[[str], None],
     ) -> None:
         self._process = process
         self._chunks = chunks
@@ -76,6 +85,9 @@ class _Pump:
         self._log = bytearray()
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
+        self._hold = hold
+        self._heard = heard
+        self._line = b""
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> Exit:
@@ -121,7 +133,9 @@ class _Pump:
         if not self._pending:
             chunk = next(self._chunks, None)
             if chunk is None:
-                self._close(stream)
+                self._selector.unregister(stream)
+                if not self._hold:
+                    stream.close()
                 return
             self._pending = memoryview(chunk)
         try:
@@ -141,6 +155,10 @@ class _Pump:
 
     def _read_log(self, stream: IO[bytes]) -> None:
         data = os.read(stream.fileno(), _READ_BYTES)
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            self._heard(line.decode("utf-8", "replace"))
+        self._line = self._line[-_LOG_BYTES:]
         self._log += data
         del self._log[:-_LOG_BYTES]
         if not data:

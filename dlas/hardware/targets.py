@@ -12,11 +12,17 @@ from dlas import tomlfile
 from dlas.errors import TargetError
 from dlas.hardware import cpu
 from dlas.tomlfile import shown
-from dlas.values import Board, Compiler, Image, Target
+from dlas.values import Board, Bounds, Compiler, Image, System, Target
 
 FOLDER = Path(__file__).resolve().parents[2] / "targets"
 HEAD = {"description": str, "aliases": tuple[str, ...], "protocol_id": str}
-TABLES: dict[str, type] = {"compiler": Compiler, "board": Board, "image": Image}
+TABLES: dict[str, type] = {
+    "compiler": Compiler,
+    "board": Board,
+    "image": Image,
+    "system": System,
+    "bounds": Bounds,
+}
 DETECT = "detect"
 DETECTED: dict[str, Callable[[cpu.Cpu], Any]] = {
     "mcpu": lambda host: host.mcpu,
@@ -49,6 +55,7 @@ def _matching(pattern: str, words: str) -> Allowed:
     return Allowed(re.compile(pattern).fullmatch, words)
 
 
+VERSION = r"(\d+(\.\d+)+)?"
 NOT_EMPTY = Allowed(bool, "any but the empty string")
 SINCE_0 = Allowed(lambda value: value >= 0, "0 and more")
 ALLOWED = {
@@ -65,6 +72,7 @@ ALLOWED = {
     "int8_activations": _one_of("uint8", "int8"),
     "gpu_arch": _matching(r"(sm_\d+)?", "sm_ and a number"),
     "runners": _one_of("local", "docker"),
+    "host": _matching(r"((ssh|unix)://.+)?", "ssh://NAME, as in your ssh configuration, or unix:///path"),
     "threads": Allowed(lambda value: value >= 1, "1 and more"),
     "cpu_set": _matching(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?", "CPUs as in taskset, such as 0-3,6"),
     "devices": _matching(r"/.+", "an absolute path"),
@@ -73,6 +81,16 @@ ALLOWED = {
     "dockerfile": NOT_EMPTY,
     "base": _matching(r"[^@\s]+@sha256:[0-9a-f]{64}", "an image by its digest, name@sha256:..."),
     "platform": _one_of(*PLATFORMS.values()),
+    "stand_in": _matching(r"[a-z]+", "the name of a Debian release, such as bookworm"),
+    "id": _matching(r"(sha256:[0-9a-f]{64})?", "an image id, sha256:..."),
+    "glibc": _matching(VERSION, "a version such as 2.31"),
+    "glibcxx": _matching(VERSION, "a version such as 3.4.28"),
+    "cuda": _matching(VERSION, "a version such as 11.4"),
+    "shows": _matching(r"/[^:]+: .+", "/path/of/a/file: a text in it"),
+    "least_mhz": SINCE_0,
+    "most_celsius": SINCE_0,
+    "most_other_percent": SINCE_0,
+    "least_free_mib": SINCE_0,
 }
 
 
@@ -198,6 +216,8 @@ def _target(path: Path, tables: Tables, detect: Callable[[], cpu.Cpu]) -> Target
         compiler=Compiler(**tables["compiler"]),
         board=Board(**tables["board"]),
         image=Image(**tables["image"]) if "image" in tables else None,
+        system=System(**tables.get("system", {})),
+        bounds=Bounds(**tables.get("bounds", {})),
         detected=_words(host, asked) if host else "",
     )
 

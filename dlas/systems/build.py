@@ -22,9 +22,8 @@ from dlas.systems.artifact import hash_data, write_manifest
 from dlas.systems.frontend import Imported
 from dlas.values import PACKAGES, Artifact, Cell, Compiler, Contents, Target
 
-
-# LLVM's own unrolling of a filter's loops keeps inputs of several taps at once, more than 32 registers hold: up to
-# 105 accesses of the stack beside 144 multiply-adds. What is to be unrolled, the schedules unroll.
+# LLVM's own unrolling of a filter's loops keeps inputs of several taps at once, more than 32 registers hold:
+# up to 105 accesses of the stack beside 144 multiply-adds. What is to be unrolled, the schedules unroll.
 _KEEP_LOOPS = ("-unroll-threshold:uint=0", "-unroll-threshold-aggressive:uint=0")
 
 

@@ -17,10 +17,14 @@ import pytest
 
 from dlas.errors import DeviceBusyError, DeviceError, EngineError, StorageError, TargetError, UsageError
 from dlas.hardware import commands, engine, identity, lock
-from dlas.hardware.device import DockerDevice, LocalDevice, device
+from dlas.hardware.device import DockerDevice, LocalDevice
+from dlas.hardware.engine import Engine
+from dlas.hardware.lock import Lock
+from dlas.hardware.reach import Access, device
 from dlas.hardware.runner import Runner
 from dlas.values import Job, Target
 
+say = print
 Expected = Callable[[Job], np.ndarray]
 Untimed = Callable[[int], Job]
 
@@ -119,14 +123,14 @@ def liar(local: LocalDevice, tmp_path: Path) -> Liar:
 
 
 HONEST = """
-import json, os, signal, sys, time
+import json, os, signal, sys, tarfile, time
 answer = {
     "protocol": 2, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
     "output": {"count": 1, "shape": [4, 64], "dtype": "float32", "bytes": 1024},
     "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
 }
 def say(answer, raw=bytes(1024), code=0):
-    sys.stdin.buffer.read()
+    list(tarfile.open(fileobj=sys.stdin.buffer, mode="r|", bufsize=512))  # its end comes with ours
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\\n" + raw)
     sys.stdout.flush()
     os._exit(code)
@@ -199,6 +203,10 @@ def test_a_runner_that_does_not_start_is_a_device_error(local: LocalDevice, job:
         replace(local, program=Runner(tmp_path, "none")).run(job)
 
 
+def lock_file(device: LocalDevice) -> Path:
+    return Path(f"{device.lock.folder}{device.lock.file}")
+
+
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     with path.open() as file:
@@ -207,14 +215,14 @@ def held(path: Path) -> Iterator[None]:
 
 
 def test_a_device_runs_one_job_at_a_time(local: LocalDevice, job: Job) -> None:
-    with held(local.locks / lock.NAME), pytest.raises(DeviceBusyError, match="busy") as failure:
+    with held(lock_file(local)), pytest.raises(DeviceBusyError, match="busy") as failure:
         local.run(job)
     assert failure.value.exit_code == 75
     assert local.run(job).output_stable
 
 
 def test_a_device_waits_for_its_lock(local: LocalDevice, job: Job) -> None:
-    with (local.locks / lock.NAME).open() as file:
+    with lock_file(local).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         timer = threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN))
         timer.start()
@@ -268,9 +276,10 @@ def test_a_local_device_knows_its_machine(local: LocalDevice) -> None:
 
 def test_the_container_command(host: Target, job: Job) -> None:
     assert job.module.stat().st_size < 1 << 20
-    command = commands.docker_run_command("docker", host, "sha256:abc", "dlas-x", Path("/tmp/dlas-0"), 9, job)
-    assert command == [
-        "docker",
+    held = lock.local_lock(Path("/tmp/dlas-0"))
+    command = commands.docker_run_command(Engine(), host, "sha256:abc", "dlas-x", held, 9, job)
+    assert command[1:] == [
+        "--host=unix:///var/run/docker.sock",
         "run",
         "--rm",
         "--interactive",
@@ -283,13 +292,14 @@ def test_the_container_command(host: Target, job: Job) -> None:
         "--security-opt=no-new-privileges",
         "--user=10001:10001",
         "--name=dlas-x",
+        "--label=dlas.job=test_host",
         "--tmpfs=/job:rw,exec,nosuid,size=17m,mode=1777",
         "--memory=537m",
         "--memory-swap=537m",
         "--pids-limit=64",
         "--volume=/tmp/dlas-0:/lock:ro",
         "sha256:abc",
-        "serve",
+        "run",
         "--dir",
         "/job",
         "--lock",
@@ -312,11 +322,14 @@ def test_the_container_command_of_a_board(host: Target, job: Job) -> None:
     )
     target = replace(host, board=board)
     many = replace(job, threads=80)
-    command = commands.docker_run_command("docker", target, "id", "n", Path("/l"), 9, many)
+    remote = Engine("ssh://board")
+    command = commands.docker_run_command(remote, target, "id", "n", Lock(lock.VOLUME), 9, many)
+    assert command[1] == "--host=ssh://board"
+    assert command[command.index("--lock") + 1] == "/lock"
     assert command[command.index("--memory-swap=537m") + 1 : command.index("id")] == [
         "--pids-limit=96",
         "--cpuset-cpus=4-7",
-        "--volume=/l:/lock:ro",
+        "--volume=dlas-lock:/lock:ro",
         "--device=/dev/mali0",
         "--volume=/vendor:/vendor:ro",
         "--group-add=video",
@@ -327,10 +340,11 @@ def test_the_container_command_of_a_board(host: Target, job: Job) -> None:
 
 def test_the_local_command(job: Job) -> None:
     short = replace(job, timeout_s=0.2)
-    command = commands.local_run_command(Path("/r/runner"), "/jobs/1", Path("/l"), 3, short)
+    held = lock.local_lock(Path("/l"))
+    command = commands.local_run_command(Path("/r/runner"), "/jobs/1", held, 3, short)
     assert command == [
         "/r/runner",
-        "serve",
+        "run",
         "--dir",
         "/jobs/1",
         "--lock",
@@ -364,7 +378,7 @@ def test_a_runner_that_cannot_be_is_refused(
 ) -> None:
     target = replace(host, board=replace(host.board, runners=runners))
     with pytest.raises(error, match=message):
-        device(target, asked, tmp_path)
+        device(target, Access(asked), tmp_path, say)
 
 
 @pytest.fixture
@@ -374,16 +388,16 @@ def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_engine", "program")
 def test_without_an_engine_auto_is_local_and_docker_an_error(host: Target, artifacts: Path) -> None:
-    found, why = device(host, "auto", artifacts)
+    found, why = device(host, Access(), artifacts, say)
     assert found.runner == "local"
-    assert found.image_id == ""
+    assert found.image.id == ""
     assert why.startswith("local: no Docker engine answers: ")
-    assert device(host, "local", artifacts)[1] == "local: as asked"
+    assert device(host, Access("local"), artifacts, say)[1] == "local: as asked"
     with pytest.raises(EngineError, match=r"no Docker engine answers: .*; start it, or use --runner local"):
-        device(host, "docker", artifacts)
+        device(host, Access("docker"), artifacts, say)
     only_docker = replace(host, board=replace(host.board, runners=("docker",)))
     with pytest.raises(EngineError):
-        device(only_docker, "auto", artifacts)
+        device(only_docker, Access(), artifacts, say)
 
 
 @pytest.mark.docker
@@ -441,8 +455,8 @@ def test_the_cpu_set_of_the_board_holds_in_a_container(container: DockerDevice, 
 def test_a_container_and_its_machine_share_a_lock(
     container: DockerDevice, local: LocalDevice, job: Job
 ) -> None:
-    with held(local.locks / lock.NAME), pytest.raises(DeviceBusyError):
-        replace(container, locks=local.locks).run(job)
+    with held(lock_file(local)), pytest.raises(DeviceBusyError):
+        replace(container, lock=local.lock).run(job)
 
 
 @pytest.mark.docker
@@ -458,13 +472,12 @@ def test_a_container_has_no_more_memory_than_its_share(
     container: DockerDevice, job: Job, evil: Callable[[str], Path]
 ) -> None:
     greedy = evil("for (;;) { char *p = malloc(1 << 20); for (int i = 0; i < 1 << 20; i += 4096) p[i] = 1; }")
-    with pytest.raises(DeviceError, match="ended by SIGKILL"):
+    with pytest.raises(DeviceError, match="more memory than its container has"):
         container.run(replace(job, module=greedy))
 
 
 def exists(name: str) -> bool:
-    with engine.connection() as client:
-        return bool(client.containers.list(all=True, filters={"name": name}))
+    return name in engine.at().jobs()
 
 
 @pytest.mark.docker
@@ -479,9 +492,10 @@ def test_a_container_that_hangs_is_ended_and_removed(
 
 @pytest.mark.docker
 def test_a_container_that_a_killed_client_left_is_removed(container: DockerDevice, job: Job) -> None:
-    with engine.connection() as client:
-        # No input ever ends here, so that it would live for ever.
-        client.containers.create(container.image_id, ["probe"], name=container.name, stdin_open=True).start()
+    # Its input never ends, so that it would live for ever.
+    left = ["create", "--interactive", f"--name={container.name}", f"--label={engine.JOB_LABEL}=x"]
+    container.engine.ask(*left, container.image.id, "probe")
+    container.engine.ask("start", container.name)
     assert exists(container.name)
     assert container.run(job).output_stable
     assert not exists(container.name)
@@ -489,8 +503,8 @@ def test_a_container_that_a_killed_client_left_is_removed(container: DockerDevic
 
 @pytest.mark.docker
 def test_with_engine_and_image_auto_is_docker(container: DockerDevice, host: Target, artifacts: Path) -> None:
-    found, why = device(host, "auto", artifacts)
-    assert (found.runner, found.image_id) == ("docker", container.image_id)
+    found, why = device(host, Access(), artifacts, say)
+    assert (found.runner, found.image) == ("docker", container.image)
     assert "dlas/test_host" in why
 
 
@@ -498,8 +512,8 @@ def test_with_engine_and_image_auto_is_docker(container: DockerDevice, host: Tar
 def test_an_absent_image_is_named(host: Target, artifacts: Path, program: Runner) -> None:
     absent = replace(host, name="absent_host")
     with pytest.raises(EngineError, match="absent_host: image absent; run inv build --target th"):
-        device(absent, "docker", artifacts)
-    assert device(absent, "auto", artifacts)[1] == "local: absent_host: image absent"
+        device(absent, Access("docker"), artifacts, say)
+    assert device(absent, Access(), artifacts, say)[1] == "local: absent_host: image absent"
 
 
 @pytest.mark.docker
@@ -507,6 +521,6 @@ def test_an_absent_image_is_named(host: Target, artifacts: Path, program: Runner
 def test_an_image_with_another_runner_is_refused(
     host: Target, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlas.hardware.device.runner_key", lambda target: "of a later version")
+    monkeypatch.setattr("dlas.hardware.reach.runner_key", lambda target: "of a later version")
     with pytest.raises(EngineError, match="another runner than this version's; run inv build --target th"):
-        device(host, "docker", artifacts)
+        device(host, Access("docker"), artifacts, say)

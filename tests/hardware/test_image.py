@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from dlas.errors import EngineError, TargetError
 from dlas.hardware import engine, targets
 from dlas.hardware.device import DockerDevice
+from dlas.hardware.engine import Engine
 from dlas.hardware.image import build_command, build_image
 from dlas.hardware.runner import Runner, runner_key
 from dlas.values import Target
@@ -23,9 +25,9 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
 
 
 def test_the_build_command(host: Target) -> None:
-    command = build_command("docker", host, Runner(Path("/a/runner/f00"), "f00"), "", Path("/t/id"))
-    assert command == [
-        "docker",
+    command = build_command(Engine(), host, Runner(Path("/a/runner/f00"), "f00"), "", Path("/t/id"))
+    assert command[1:] == [
+        "--host=unix:///var/run/docker.sock",
         "build",
         "--platform=linux/amd64",
         f"--file={ROOT}/docker/runner/Dockerfile",
@@ -39,7 +41,7 @@ def test_the_build_command(host: Target) -> None:
 
 
 def test_another_base_makes_a_stand_in(host: Target) -> None:
-    command = build_command("docker", host, Runner(Path("/a"), "f00"), "mine:1", Path("/t/id"))
+    command = build_command(Engine(), host, Runner(Path("/a"), "f00"), "mine:1", Path("/t/id"))
     assert "--build-arg=BASE=mine:1" in command
     assert {"--label=dlas.base=mine:1", "--label=dlas.stand-in=true"} < set(command)
 
@@ -65,28 +67,26 @@ def test_every_shipped_image_has_its_dockerfile() -> None:
 
 @pytest.mark.docker
 def test_an_image_says_what_is_in_it(container: DockerDevice, host: Target, base: str) -> None:
-    image = engine.find_image(host.image_tag)
-    assert image is not None
-    assert image.id == container.image_id
-    assert image.labels == {
-        "dlas.runner": runner_key(host),
-        "dlas.base": base or "debian:bookworm-slim",
-        "dlas.stand-in": "true" if base else "false",
-    }
-    settings = image.attrs["Config"]
+    found = engine.at().find_image(host.image_tag)
+    assert found is not None
+    assert found == container.image
+    assert (found.runner, found.base) == (runner_key(host), base or "debian:bookworm-slim")
+    assert found.stand_in == bool(base)
+    assert found.platform == "linux/amd64"
+    settings = json.loads(engine.at().ask("image", "inspect", "--format={{json .Config}}", found.id))
     assert (settings["User"], settings["Entrypoint"]) == ("10001:10001", ["/opt/dlas/runner"])
 
 
 @pytest.mark.docker
-def test_an_image_holds_the_bytes_of_the_local_runner(container: DockerDevice, program: Runner) -> None:
-    with engine.connection() as client:
-        stopped = client.containers.create(container.image_id, ["probe"])
-        try:
-            contents = b"".join(stopped.get_archive("/opt/dlas/.")[0])
-        finally:
-            stopped.remove()
-    with tarfile.open(fileobj=io.BytesIO(contents)) as archive:
-        files = {Path(i.name).name: archive.extractfile(i).read() for i in archive if i.isfile()}  # type: ignore[union-attr]
+def test_an_image_holds_the_bytes_of_the_local_runner(
+    container: DockerDevice, program: Runner, tmp_path: Path
+) -> None:
+    stopped = container.engine.ask("create", container.image.id, "probe").strip()
+    try:
+        container.engine.ask("cp", f"{stopped}:/opt/dlas", str(tmp_path / "dlas"))
+    finally:
+        container.engine.remove_container(stopped)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "dlas").iterdir()}
     assert files == {path.name: path.read_bytes() for path in program.folder.iterdir()}
 
 
@@ -95,28 +95,28 @@ def test_building_again_gives_the_same_image(
     container: DockerDevice, host: Target, base: str, artifacts: Path
 ) -> None:
     lines: list[str] = []
-    assert build_image(host, artifacts, base, lines.append) == container.image_id
+    assert build_image(host, artifacts, base, lines.append) == container.image
     assert lines
 
 
 @pytest.mark.docker
 def test_a_base_that_cannot_be_had_is_named(host: Target, artifacts: Path, program: Runner) -> None:
     nowhere = "127.0.0.1:1/dlas/nothing:none"
-    with pytest.raises(EngineError, match=r"cannot be pulled: .*, inv build --target th --base IMAGE"):
+    with pytest.raises(EngineError, match=r"nothing:none cannot be pulled: .*; leave --base out"):
         build_image(host, artifacts, nowhere, lambda line: None)
 
 
 @pytest.fixture
-def empty_base() -> Iterator[str]:
+def empty_base(tmp_path: Path) -> Iterator[str]:
     """An image without a C library."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("nothing"))
     name = "dlas-test-empty:none"
-    with engine.connection() as client:
-        client.api.import_image_from_data(out.getvalue(), repository="dlas-test-empty", tag="none")
-        yield name
-        client.images.remove(name)
+    (tmp_path / "empty.tar").write_bytes(out.getvalue())
+    engine.at().ask("import", str(tmp_path / "empty.tar"), name)
+    yield name
+    engine.at().remove_image(name)
 
 
 @pytest.mark.docker
@@ -126,4 +126,4 @@ def test_a_base_in_which_the_runner_does_not_start_is_refused(
     other = replace(host, name="test_empty")
     with pytest.raises(EngineError, match="test_empty: the runner does not start in its image"):
         build_image(other, artifacts, empty_base, lambda line: None)
-    assert engine.find_image(other.image_tag) is None
+    assert engine.at().find_image(other.image_tag) is None

@@ -101,7 +101,7 @@ def test_zeros_between_archives_are_tars_own(
 @pytest.mark.parametrize("stdin", [b"", bytes(1024)])
 def test_no_job_at_all_is_a_wrong_use(program: Runner, tmp_path: Path, stdin: bytes) -> None:
     code, [(answer, raw)] = serve(program, tmp_path / "job", stdin)
-    assert (code, answer, raw) == (2, {"error": "serve: there is no job on stdin"}, b"")
+    assert (code, answer, raw) == (2, {"error": "there is no job on stdin"}, b"")
 
 
 FAILURES = [
@@ -312,3 +312,82 @@ def test_a_runner_without_a_host_ends_by_itself(program: Runner, tmp_path: Path)
         process.stdin.write(b"j")
         process.stdin.flush()
         assert process.wait(20) == 128 + signal.SIGALRM
+
+
+def run_once(program: Runner, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    line = [str(program.binary), "run", "--dir", str(folder), "--timeout-s", "20", *more]
+    return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def send(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(data)
+    process.stdin.flush()
+
+
+def test_one_job_ends_the_program_while_its_stdin_is_open(
+    program: Runner, job: Job, expected: Expected, tmp_path: Path
+) -> None:
+    with run_once(program, tmp_path / "job") as process:
+        send(process, archive(job))
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        [answer] = split(process.stdout.read())
+    assert_right(answer, job, expected)
+
+
+def test_a_job_ends_when_its_host_is_gone(
+    program: Runner, job: Job, evil: Evil, lock: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "started"
+    hangs = evil(f'signal(SIGTERM, SIG_IGN); fclose(fopen("{marker}", "w")); for (;;) pause();')
+    with run_once(program, tmp_path / "job", "--lock", str(lock)) as process:
+        send(process, archive(replace(job, module=hangs)))
+        while not marker.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) == 128 + signal.SIGKILL
+        assert process.stderr is not None
+        assert b"the host is gone" in process.stderr.read()
+    assert list((tmp_path / "job").iterdir()) == []
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free
+
+
+def test_a_host_that_goes_while_it_sends_ends_the_job(program: Runner, job: Job, tmp_path: Path) -> None:
+    with run_once(program, tmp_path / "job") as process:
+        send(process, archive(job)[:5000])
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10) in (1, 128 + signal.SIGKILL)
+    assert list((tmp_path / "job").iterdir()) == []
+
+
+def test_a_folder_can_be_the_lock_and_who_waits_says_so(
+    program: Runner, job: Job, expected: Expected, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lock"
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with run_once(program, tmp_path / "job", "--lock", str(folder), "--wait-s", "20") as process:
+        send(process, archive(job))
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"waiting for another job to leave the device\n"
+        os.close(descriptor)
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        [answer] = split(process.stdout.read())
+    assert_right(answer, job, expected)
+
+
+def test_a_probe_tells_whether_a_job_runs(program: Runner, lock: Path) -> None:
+    line = [str(program.binary), "probe", "--lock", str(lock)]
+    assert subprocess.run(line, input=b"", capture_output=True, check=True).stdout.startswith(b'{"protocol"')
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        busy = subprocess.run(line, input=b"", capture_output=True, check=False)
+    assert (busy.returncode, b"the device is busy" in busy.stdout) == (75, True)

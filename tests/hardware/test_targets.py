@@ -8,10 +8,10 @@ import pytest
 from dlas.errors import TargetError
 from dlas.hardware import targets
 from dlas.hardware.cpu import Cpu
-from dlas.values import Board, Compiler
+from dlas.values import NO_BOUNDS, Board, Bounds, Compiler, System
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("hikey970_neon", "hikey970_opencl", "x86_avx", "xavier_cuda")
+SHIPPED = ("hikey970_neon", "hikey970_opencl", "x86_avx", "xavier_cuda", "xavier_neon")
 DIGEST = "0123456789abcdef" * 4
 
 BOARD = f"""
@@ -92,7 +92,7 @@ def test_shipped_targets_are_whole(name: str) -> None:
 
 def test_shipped_targets_are_the_papers_devices() -> None:
     assert tuple(target.name for target in targets.known()) == SHIPPED
-    assert sorted(target.protocol_id for target in targets.known()) == ["H1", "H2", "H3", "H4"]
+    assert sorted(target.protocol_id for target in targets.known()) == ["", "H1", "H2", "H3", "H4"]
 
 
 def test_hikey_is_the_papers() -> None:
@@ -109,7 +109,8 @@ def test_hikey_is_the_papers() -> None:
         cxx="aarch64-linux-gnu-g++",
         int8_activations="int8",
     )
-    assert target.board == Board(runners=(), threads=4, cpu_set="4-7")
+    assert target.board == Board(runners=("docker",), threads=4, host="ssh://hikey", cpu_set="4-7")
+    assert target.bounds == Bounds("performance", 2362, 85, 5, 512)
     assert target.detected == ""
 
 
@@ -234,20 +235,20 @@ def test_a_shipped_target_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "threads = 4",
             "",
-            "[board] threads is missing, the keys are runners, threads, cpu_set, devices, mounts, groups, "
-            "container_runtime; add it",
+            "[board] threads is missing, the keys are runners, threads, host, cpu_set, devices, mounts, "
+            "groups, container_runtime; add it",
         ),
         (
             'protocol_id = ""',
             "",
-            "protocol_id is missing, the keys are description, aliases, protocol_id, compiler, board, image; "
-            "add it",
+            "protocol_id is missing, the keys are description, aliases, protocol_id, compiler, board, image, "
+            "system, bounds; add it",
         ),
         (
             'protocol_id = ""',
             'protocol = ""',
-            "unknown key 'protocol', allowed: description, aliases, protocol_id, compiler, board, image; "
-            "did you mean protocol_id?",
+            "unknown key 'protocol', allowed: description, aliases, protocol_id, compiler, board, image, "
+            "system, bounds; did you mean protocol_id?",
         ),
         ("threads = 4", "threads = 0", "[board] threads is 0, allowed: 1 and more; correct the file"),
         (
@@ -346,8 +347,8 @@ def test_a_shipped_target_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             BOARD[BOARD.index("[board]") :],
             "",
-            "board is missing, the keys are description, aliases, protocol_id, compiler, board, image; "
-            "add it",
+            "board is missing, the keys are description, aliases, protocol_id, compiler, board, image, "
+            "system, bounds; add it",
         ),
         (
             BOARD,
@@ -406,7 +407,7 @@ def test_unknown_names(name: str, next_step: str) -> None:
         targets.load(name)
     assert str(caught.value) == (
         f"unknown target {name!r}, known are hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, "
-        f"xavier, xavier_cuda; {next_step}"
+        f"xavier, xavier_cpu, xavier_cuda, xavier_neon; {next_step}"
     )
 
 
@@ -438,3 +439,52 @@ def test_no_targets_name_is_in_the_code() -> None:
     sources = sorted((ROOT / "dlas").rglob("*.py"))
     assert len(sources) > 3
     assert [str(path) for path in sources if names.search(path.read_text())] == []
+
+
+def test_a_board_says_how_it_is_reached_what_is_on_it_and_when_it_counts(board: Path) -> None:
+    bare = targets.load(str(board))
+    assert (bare.board.host, bare.system, bare.bounds) == ("", System(), NO_BOUNDS)
+    assert bare.image is not None
+    assert (bare.image.stand_in, bare.image.id) == ("bookworm", "")
+    text = BOARD.replace("threads = 4", 'threads = 4\nhost = "ssh://me@desk:2222"')
+    board.write_text(
+        f"""{text}
+id = "sha256:{DIGEST}"
+stand_in = "bullseye"
+[system]
+glibc = "2.31"
+glibcxx = "3.4.28"
+cuda = "11.4"
+shows = ["/etc/nv_tegra_release: # R35"]
+[bounds]
+least_mhz = 1500
+"""
+    )
+    target = targets.load(str(board))
+    assert target.board.host == "ssh://me@desk:2222"
+    assert target.image is not None
+    assert (target.image.stand_in, target.image.id) == ("bullseye", f"sha256:{DIGEST}")
+    assert target.system == System("", "2.31", "3.4.28", "11.4", ("/etc/nv_tegra_release: # R35",))
+    assert target.bounds == Bounds(least_mhz=1500)
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "message"),
+    [
+        ("board", 'host = "desk"', "[board] host is 'desk', allowed: ssh://NAME, as in your ssh"),
+        ("board", 'host = "tcp://desk:2375"', "[board] host is 'tcp://desk:2375', allowed: ssh://NAME"),
+        ("image", 'id = "latest"', "[image] id is 'latest', allowed: an image id"),
+        ("image", 'stand_in = "../x"', "[image] stand_in is '../x', allowed: the name of a Debian release"),
+        ("system", 'glibc = "new"', "[system] glibc is 'new', allowed: a version such as 2.31"),
+        ("system", 'shows = ["R35"]', "[system] shows is 'R35', allowed: /path/of/a/file: a text in it"),
+        ("bounds", "least_mhz = -1", "[bounds] least_mhz is -1, allowed: 0 and more"),
+        ("bounds", 'most_celsius = "hot"', "[bounds] most_celsius is 'hot', allowed is a whole number"),
+    ],
+)
+def test_what_a_board_cannot_say_is_refused(board: Path, table: str, line: str, message: str) -> None:
+    heading = f"[{table}]"
+    known = BOARD if heading in BOARD else f"{BOARD}\n{heading}\n"
+    board.write_text(known.replace(heading, f"{heading}\n{line}"))
+    with pytest.raises(TargetError) as failure:
+        targets.load(str(board))
+    assert message in str(failure.value)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,14 +23,17 @@ namespace dlas {
 constexpr size_t kMaxFileBytes = 64 << 10;
 constexpr size_t kMaxSnapshotBytes = 400 << 10;  // two of them and the samples fit in 1 MiB
 
-// Takes the device's lock for the life of this process. The file is opened read-only: in a container
-// its folder is.
+// Takes the device's lock, a file or a folder, for the life of this process. It is opened read-only: in a
+// container it is.
 inline void hold_lock(const std::string& path, int64_t wait_s) {
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) throw system_failure("lock " + path);
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(wait_s);
+  bool said = false;
   while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK && errno != EINTR) throw system_failure("lock " + path);
+    if (!said && wait_s > 0) std::fputs("waiting for another job to leave the device\n", stderr);
+    said = true;
     if (std::chrono::steady_clock::now() >= deadline) {
       throw Failure("the device is busy: another job held its lock for " + std::to_string(wait_s) + " s",
                     kExitBusy);
@@ -106,6 +110,17 @@ inline int64_t peak_rss_bytes() {
   size_t at = status.find("VmHWM:");
   if (at == std::string::npos) throw Failure("no VmHWM in /proc/self/status");
   return std::stoll(status.substr(at + 6)) * 1024;
+}
+
+// How many processes the kernel has ended here for want of memory, in either version of control groups;
+// -1 where it does not tell.
+inline int64_t count_oom_kills() {
+  for (const char* path : {"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"}) {
+    std::string text;
+    size_t at = read_file(path, kMaxFileBytes, &text) ? text.find("oom_kill ") : std::string::npos;
+    if (at != std::string::npos) return std::stoll(text.substr(at + 9));
+  }
+  return -1;
 }
 
 }  // namespace dlas

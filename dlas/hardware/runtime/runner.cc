@@ -1,12 +1,14 @@
 // Runs compiled networks on this device and times them; dlas/hardware/protocol.py is the other end.
 //
-//   runner serve --dir DIR --timeout-s N [--lock FILE --wait-s N]   jobs (a tar each) on stdin
-//   runner probe                                                    `observe=PATTERN` lines on stdin
+//   runner run   --dir DIR --timeout-s N [--lock PATH --wait-s N]   one job (a tar) on stdin
+//   runner serve --dir DIR --timeout-s N [--lock PATH --wait-s N]   jobs, one behind the other
+//   runner probe                        [--lock PATH --wait-s N]    `observe=PATTERN` lines on stdin
 //
 // An answer is one line of JSON on stdout; behind that of a job come the raw outputs of the network. A
 // failure is {"error": ...} with nothing behind it, and an exit code other than 0. A job that fails
 // costs the jobs behind it only where the rest of its archive is still to come. --timeout-s is for
-// each job, from the time that it has the lock.
+// each job, from the time that it has the lock, which is a file or a folder. Who asks for one job keeps
+// stdin open until the answer: when it ends before, that host is gone, and its job with it.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -28,7 +30,7 @@
 namespace dlas {
 namespace {
 
-Settings parse_settings(int argc, char** argv) {
+std::map<std::string, std::string> parse_options(int argc, char** argv) {
   std::map<std::string, std::string> options;
   for (int i = 2; i < argc; i += 2) {
     std::string name = argv[i];
@@ -36,8 +38,12 @@ Settings parse_settings(int argc, char** argv) {
     if (!known || i + 1 == argc) throw Failure("unknown or empty option " + name, kExitUsage);
     options[name] = argv[i + 1];
   }
-  if (!options.count("--dir") || !options.count("--timeout-s")) {
-    throw Failure("serve needs --dir and --timeout-s", kExitUsage);
+  return options;
+}
+
+Settings parse_settings(const std::string& verb, std::map<std::string, std::string> options) {
+  if (verb != "probe" && (!options.count("--dir") || !options.count("--timeout-s"))) {
+    throw Failure(verb + " needs --dir and --timeout-s", kExitUsage);
   }
   constexpr int64_t kMaxSeconds = 1000000;
   auto seconds = [&](const char* name) {
@@ -46,7 +52,9 @@ Settings parse_settings(int argc, char** argv) {
   return {options["--dir"], options["--lock"], seconds("--timeout-s"), seconds("--wait-s")};
 }
 
-Answer probe() {
+// With a lock, an answer also says that no job is running.
+Answer probe(const Settings& settings) {
+  if (!settings.lock.empty()) hold_lock(settings.lock, settings.wait_s);
   std::string text(kMaxTextBytes, '\0');
   text.resize(read_up_to(STDIN_FILENO, &text[0], text.size()));
   std::vector<std::string> patterns;
@@ -58,13 +66,14 @@ Answer probe() {
 
 int act(int argc, char** argv, int out) {
   std::string verb = argc > 1 ? argv[1] : "";
-  if (verb == "serve") return serve(parse_settings(argc, argv), out);
-  if (verb == "probe" && argc == 2) {
-    write_answer(out, probe());
-    return 0;
+  if (verb != "run" && verb != "serve" && verb != "probe") {
+    throw Failure("usage: runner run|serve|probe --dir DIR --timeout-s N --lock PATH --wait-s N", kExitUsage);
   }
-  throw Failure("usage: runner serve --dir DIR --timeout-s N [--lock FILE --wait-s N] | runner probe",
-                kExitUsage);
+  Settings settings = parse_settings(verb, parse_options(argc, argv));
+  if (verb == "serve") return serve(settings, out);
+  if (verb == "run") return dlas::run(settings, out);
+  write_answer(out, probe(settings));
+  return 0;
 }
 
 // Whatever TVM or the network prints must not get into the answer: stdout becomes stderr.

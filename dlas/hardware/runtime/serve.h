@@ -2,6 +2,8 @@
 // process that serves starts no thread and loads no network, so that it can fork at any time.
 #pragma once
 
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -10,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -78,9 +81,24 @@ inline Answer work(const Settings& settings, char first, Report* report) {
   std::_Exit(failure ? failure->exit_code : 0);
 }
 
+// Returns when the process at the other end of `alive` has ended, or when stdin has: then it ends it. It
+// sleeps until then, so that it takes nothing from what is timed.
+inline void attend(pid_t child, int alive) {
+  pollfd ends[] = {{alive, 0, 0}, {STDIN_FILENO, 0, 0}};
+  while (poll(ends, 2, -1) < 0) {
+    if (errno != EINTR) throw system_failure("poll");
+  }
+  if (ends[0].revents == 0) {
+    std::fputs("the host is gone: its job is ended\n", stderr);
+    kill(child, SIGKILL);
+  }
+}
+
 // Returns the status of the process, as waitpid gives it.
-inline int run_apart(const Settings& settings, char first, Report* report, int out) {
+inline int run_apart(const Settings& settings, bool attended, char first, Report* report, int out) {
   pid_t server = getpid();
+  int alive[2];  // nothing is written to it: it closes with the last process that has its other end
+  if (pipe2(alive, O_CLOEXEC) != 0) throw system_failure("pipe");
   pid_t child = fork();
   if (child < 0) throw system_failure("fork");
   if (child == 0) {
@@ -88,6 +106,9 @@ inline int run_apart(const Settings& settings, char first, Report* report, int o
     if (getppid() != server) std::_Exit(kExitFailed);  // it died before it could be said
     work_and_exit(settings, first, report, out);
   }
+  close(alive[1]);
+  if (attended) attend(child, alive[0]);
+  close(alive[0]);
   int status;
   while (waitpid(child, &status, 0) < 0) {
     if (errno != EINTR) throw system_failure("waitpid");
@@ -109,10 +130,14 @@ inline std::string signal_name(int number) {
   }
 }
 
-inline std::optional<Failure> failure_of(int status, const Report& report) {
+// oom_kills: how many there were before the job.
+inline std::optional<Failure> failure_of(int status, const Report& report, int64_t oom_kills) {
   if (report.answered) return std::nullopt;
   if (WIFSIGNALED(status)) {
     int number = WTERMSIG(status);
+    if (number == SIGKILL && count_oom_kills() > oom_kills) {
+      return Failure("the job took more memory than its container has", kExitSignal + number);
+    }
     return Failure("the job was ended by " + signal_name(number), kExitSignal + number);
   }
   if (report.exit_code != 0) return Failure(report.why, report.exit_code);
@@ -127,22 +152,41 @@ inline bool next_archive(char* first) {
   return true;
 }
 
+// One job, answered. Returns its failure, which can no longer be told once it was answering.
+inline std::optional<Failure> answer_job(const Settings& settings, bool attended, char first,
+                                         Report* report, int out) {
+  *report = Report();
+  int64_t oom_kills = count_oom_kills();
+  int status = run_apart(settings, attended, first, report, out);
+  if (report->module_written) unlink((settings.dir + "/model.so").c_str());
+  std::optional<Failure> failure = failure_of(status, *report, oom_kills);
+  if (failure && !report->answering) write_answer(out, explain(*failure));
+  return failure;
+}
+
+inline char first_archive() {
+  char first;
+  if (!next_archive(&first)) throw Failure("there is no job on stdin", kExitUsage);
+  return first;
+}
+
+// Answers the one job of stdin, and ends it when stdin ends. Returns its exit code.
+inline int run(const Settings& settings, int out) {
+  auto failure = answer_job(settings, true, first_archive(), share_report(), out);
+  return failure ? failure->exit_code : 0;
+}
+
 // Answers every job of stdin, until its end or until it can no longer be followed. Returns the exit code
 // of the last failure, 0 without one.
 inline int serve(const Settings& settings, int out) {
   Report* report = share_report();
-  char first;
-  if (!next_archive(&first)) throw Failure("serve: there is no job on stdin", kExitUsage);
+  char first = first_archive();
   int exit_code = 0;
   do {
-    *report = Report();
-    int status = run_apart(settings, first, report, out);
-    if (report->module_written) unlink((settings.dir + "/model.so").c_str());
-    std::optional<Failure> failure = failure_of(status, *report);
+    std::optional<Failure> failure = answer_job(settings, false, first, report, out);
     if (!failure) continue;
     exit_code = failure->exit_code;
     if (report->answering) break;  // another line would be taken for output
-    write_answer(out, explain(*failure));
     if (!report->archive_read) break;
   } while (next_archive(&first));
   return exit_code;

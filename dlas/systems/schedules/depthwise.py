@@ -11,8 +11,8 @@ from tvm import s_tir, tirx
 from dlas.systems.schedules import conversions, roles, runs, scheduled
 from dlas.values import Compiler
 
-# Multiply-adds of a tile without a loop, by architecture: more would be code that no cache holds. On Neon any would be
-# too many: the inputs of several taps do not fit the registers beside the sums, and loads cannot be operands there.
+# Multiply-adds of a tile without a loop, by architecture: more would be code that no cache holds. On Neon any
+# are too many: inputs of several taps do not fit the registers beside the sums, and no operand is a load.
 UNROLLED = {"x86_64": 1024, "aarch64": 0}
 
 
@@ -39,8 +39,10 @@ def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
 
 
 def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int, unrolled: int) -> None:
-    """Unroll the tile, so that the sums stay in registers, and up to `unrolled` multiply-adds the filter, so that
-    offsets are constants."""
+    """Unroll the tile, so that the sums stay in registers, and the filter, so that offsets are constants.
+
+    unrolled: multiply-adds up to which the filter is.
+    """
     run, place, *filter_ = sch.get_loops(sums)
     vectors, lanes = sch.split(place, [None, vector_lanes])
     sch.reorder(*filter_, run, vectors, lanes)

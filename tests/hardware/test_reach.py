@@ -1,0 +1,165 @@
+"""Which device a target is, and what is refused before anything runs on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlas.errors import DlasError, EngineError, TargetError, UsageError
+from dlas.hardware import reach, targets
+from dlas.hardware.device import DockerDevice
+from dlas.hardware.engine import Engine
+from dlas.hardware.lock import Lock
+from dlas.hardware.reach import Access
+from dlas.hardware.runner import runner_key
+from dlas.values import Image, Target
+from tests.hardware.fakes import ABSENT, FakeDocker, image, info
+
+HIKEY = targets.load("hikey")
+PINNED = f"sha256:{'ab' * 32}"
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    monkeypatch.setattr(reach, "runner_key", lambda target: "f00")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    fake = FakeDocker(tmp_path, monkeypatch)
+    fake.answer("info", info())
+    fake.answer("image inspect", image("f00"))
+    return fake
+
+
+def found(target: Target, access: Access, root: Path) -> tuple[DockerDevice, str]:
+    device, why = reach.device(target, access, root, lambda line: None)
+    assert isinstance(device, DockerDevice)
+    return device, why
+
+
+def test_a_board_is_reached_where_its_target_says(docker: FakeDocker, tmp_path: Path) -> None:
+    device, why = found(HIKEY, Access(wait_s=7), tmp_path)
+    assert (device.engine, device.emulated, device.wait_s) == (Engine("ssh://hikey"), False, 7)
+    assert device.target == HIKEY
+    assert device.lock == Lock("dlas-lock")
+    assert why == "docker: engine 27.0 at ssh://hikey has the image dlas/hikey970_neon"
+    assert {words[0] for words in docker.asked} == {"--host=ssh://hikey"}
+
+
+@pytest.mark.parametrize(
+    ("access", "environment", "host"),
+    [
+        (Access(), "", "ssh://hikey"),
+        (Access(), "ssh://elsewhere", "ssh://hikey"),
+        (Access(host="ssh://desk"), "ssh://elsewhere", "ssh://desk"),
+        (Access(emulate=True), "", "unix:///var/run/docker.sock"),
+        (Access(emulate=True), "ssh://elsewhere", "ssh://elsewhere"),
+        (Access(host="ssh://desk", emulate=True), "ssh://elsewhere", "ssh://desk"),
+    ],
+)
+def test_what_the_command_line_says_goes_before_the_target(
+    monkeypatch: pytest.MonkeyPatch, access: Access, environment: str, host: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", environment)
+    assert reach.engine_of(HIKEY, access) == Engine(host)
+
+
+def test_an_emulated_board_has_nothing_that_only_the_board_has(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("info", info("x86_64", NCPU=2))
+    board = replace(HIKEY.board, devices=("/dev/mali0",), groups=("video",), container_runtime="nvidia")
+    device, why = found(replace(HIKEY, board=board), Access(emulate=True), tmp_path)
+    assert device.emulated
+    assert why.endswith("; aarch64 is emulated on x86_64: only outputs count")
+    assert device.target.board == replace(HIKEY.board, threads=2, cpu_set="")
+    assert device.lock.file == "/device.lock"  # of this machine: its own jobs wait too
+
+
+def test_a_stand_in_base_is_said(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("image inspect", image("f00", stand_in="true"))
+    device, why = found(HIKEY, Access(), tmp_path)
+    assert device.image.stand_in
+    assert why.endswith("has the image dlas/hikey970_neon on a stand-in base, debian@sha256:0")
+
+
+@pytest.mark.parametrize(
+    ("answers", "access", "error", "message"),
+    [
+        (
+            {"info": info("x86_64")},
+            Access(),
+            EngineError,
+            "ssh://hikey is x86_64, the target is aarch64; name the board with --device ssh://BOARD, or "
+            "check outputs alone with --emulate",
+        ),
+        (
+            {},
+            Access(host="ssh://hikey", emulate=True),
+            UsageError,
+            "is aarch64 itself, there is nothing to emulate",
+        ),
+        (
+            {"image inspect": image("old")},
+            Access(),
+            EngineError,
+            "the image holds another runner than this version's; run inv build --target hikey",
+        ),
+        ({}, Access("local"), TargetError, "it has no runner 'local'; choose from docker"),
+        ({}, Access("podman"), UsageError, "unknown runner 'podman'"),
+    ],
+)
+def test_a_device_that_will_not_do_is_refused(
+    docker: FakeDocker,
+    tmp_path: Path,
+    answers: dict[str, str],
+    access: Access,
+    error: type[DlasError],
+    message: str,
+) -> None:
+    for start, out in answers.items():
+        docker.answer(start, out)
+    with pytest.raises(error) as failure:
+        found(HIKEY, access, tmp_path)
+    assert message in str(failure.value)
+
+
+def test_an_image_that_is_nowhere_is_to_be_built(docker: FakeDocker, tmp_path: Path) -> None:
+    docker.answer("image inspect", err=ABSENT, code=1)
+    with pytest.raises(EngineError) as failure:
+        found(HIKEY, Access(), tmp_path)
+    assert str(failure.value) == (
+        "hikey970_neon: image absent at ssh://hikey, and not here; run inv build --target hikey"
+    )
+
+
+@pytest.mark.parametrize(("there", "is_it"), [(PINNED, True), (f"sha256:{'cd' * 32}", False)])
+def test_a_target_can_pin_its_image(docker: FakeDocker, tmp_path: Path, there: str, is_it: bool) -> None:
+    pinned = replace(HIKEY, image=replace(HIKEY.image or Image("", "", ""), id=PINNED))
+    docker.answer("image inspect", image("f00", there))
+    if is_it:
+        assert found(pinned, Access(), tmp_path)[0].image.id == PINNED
+        return
+    with pytest.raises(EngineError, match=r"the image is sha256:cdcdcdcdcdcd, and not sha256:abab.* pins"):
+        found(pinned, Access(), tmp_path)
+
+
+def test_a_board_is_never_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    away = replace(targets.load("x86"), board=replace(targets.load("x86").board, host="ssh://hikey"))
+    with pytest.raises(EngineError, match="there is no docker command"):
+        reach.device(away, Access(), tmp_path, print)
+    with pytest.raises(TargetError, match="it is not this machine; use --runner docker"):
+        reach.device(away, Access("local"), tmp_path, print)
+
+
+def test_containers_of_two_machines_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = reach.container_name(HIKEY, tmp_path)
+    assert mine.startswith("dlas-hikey970_neon-")
+    assert reach.container_name(HIKEY, tmp_path) == mine
+    assert reach.container_name(HIKEY, tmp_path / "another checkout") != mine
+    monkeypatch.setattr("socket.gethostname", lambda: "another machine")
+    assert reach.container_name(HIKEY, tmp_path) != mine
+
+
+def test_a_key_is_known_without_fetching_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlas.hardware.wheels.foreign_libraries", lambda *asked: pytest.fail("it fetches"))
+    assert runner_key(HIKEY) == runner_key(targets.load("xavier")) != runner_key(targets.load("x86"))

@@ -1,0 +1,110 @@
+"""Sweeps on devices that are out of bounds, busy, or gone: what becomes of their rows."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlas import pipeline, sweep
+from dlas.errors import DeviceBusyError, DeviceError, SweepIncomplete
+from dlas.hardware import lock, targets
+from dlas.hardware.device import LocalDevice
+from dlas.measurement import patience
+from dlas.progress import Progress
+from dlas.results import report, store
+from dlas.trial import Settings
+from dlas.values import NO_BOUNDS, Bounds, Job, JobResult, Row
+from tests.test_pipeline import write_sweep
+
+Run = Callable[..., list[Row]]
+
+
+@pytest.fixture
+def root(tmp_path: Path, artifacts: Path) -> Path:
+    """An artifacts root with its own results, and the session's modules and runner."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for name in ("modules", "runner"):
+        (artifacts / name).mkdir(exist_ok=True)
+        (folder / name).symlink_to(artifacts / name)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, root: Path) -> Run:
+    """Runs three cells of a small network within some bounds."""
+    path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm", "spatial_pack"')
+
+    def run(bounds: Bounds = NO_BOUNDS, **settings: Any) -> list[Row]:
+        target = replace(targets.load("x86"), bounds=bounds)
+        chosen = Settings("trial", root, runner="local", repeats=4, threads=1, **settings)
+        with Progress() as progress:
+            return pipeline.run_sweep(sweep.expand(sweep.load(str(path)), [target]), chosen, progress)
+
+    return run
+
+
+def test_rows_out_of_bounds_are_kept_shown_apart_and_measured_anew(run: Run, root: Path) -> None:
+    too_much = Bounds(least_free_mib=1 << 30)
+    rows = run(too_much)
+    assert {row.status for row in rows} == {"quarantined"}
+    assert all(len(row.samples_ns) == 4 and not row.publishable for row in rows)
+    assert "MiB of memory free, below 1073741824 MiB, before; " in rows[0].reason
+    with pytest.raises(SweepIncomplete, match=r"3 of 3 cells are quarantined, the first is cifar10/my_tiny"):
+        pipeline.check(rows, root)
+    text = report.report(root, "trial")
+    assert "quarantined   cifar10/my_tiny/dense/fp32/dense/direct/scheduled/x86_avx: " in text
+    assert "ratio" not in text  # compared with nothing
+    again = run(too_much)
+    assert {row.started_at for row in again}.isdisjoint(row.started_at for row in rows)
+    assert {row.status for row in run()} == {"measured"}
+
+
+def test_a_busy_device_ends_the_sweep_without_a_row(run: Run, root: Path) -> None:
+    with (lock.lock_folder() / lock.NAME).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DeviceBusyError, match="the device is busy: another job held its lock for 0 s"):
+            run(wait_s=0)
+    assert store.read(root, "trial").rows == ()
+    assert {row.status for row in run(wait_s=0)} == {"measured"}
+
+
+class Going:
+    """LocalDevice.run, but for some of the jobs the device is gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *gone: int) -> None:
+        self.count = 0
+        honest = LocalDevice.run
+
+        def run(device: LocalDevice, job: Job) -> JobResult:
+            self.count += 1
+            if self.count in gone:
+                raise DeviceError("x86_avx: the runner was ended by SIGKILL", "see its log")
+            return honest(device, job)
+
+        monkeypatch.setattr(LocalDevice, "run", run)
+
+
+def test_a_device_that_goes_costs_a_cell_and_the_next_run_resumes(
+    run: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = Going(monkeypatch, 2)
+    rows = run()
+    assert [row.status for row in rows] == ["measured", "failed", "measured"]
+    assert rows[1].reason == "x86_avx: the runner was ended by SIGKILL; see its log"
+    again = run()
+    assert [row.status for row in again] == ["measured"] * 3
+    assert going.count == 4
+    assert again[:2] == [rows[0], rows[2]]  # cached ones come first
+
+
+def test_with_retry_the_sweep_waits_for_its_device(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RETRY_PAUSES_S", (0.01,))
+    going = Going(monkeypatch, 2, 3)
+    assert [row.status for row in run(retries=2)] == ["measured"] * 3
+    assert going.count == 5
