@@ -155,6 +155,9 @@ def call_kernel(
 ) -> relax.Expr:
     """A call of a function that computes a convolution, ready to be fused as that of `emit`."""
     shape = relax.TensorType((conv.N, conv.CO, conv.OH, conv.OW), "float32")
+    function = function.without_attr(
+        "global_symbol"
+    )  # what is exported stays, also once it is fused into another
     return relax.call_tir(builder.add_func(function, name), [x, *map(relax.const, constants)], shape)
 
 

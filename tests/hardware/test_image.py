@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from dlas.errors import EngineError, TargetError
-from dlas.hardware import engine, targets
+from dlas.hardware import bases, engine, targets
 from dlas.hardware.device import DockerDevice
 from dlas.hardware.engine import Engine
 from dlas.hardware.image import build_command, build_image
 from dlas.hardware.runner import Runner, runner_key
-from dlas.values import Target
+from dlas.values import Image, Target
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
@@ -127,3 +129,52 @@ def test_a_base_in_which_the_runner_does_not_start_is_refused(
     with pytest.raises(EngineError, match="test_empty: the runner does not start in its image"):
         build_image(other, artifacts, empty_base, lambda line: None)
     assert engine.at().find_image(other.image_tag) is None
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_a_dockerfile_has_nothing_that_a_linter_minds(path: Path) -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([linter, path], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+
+
+def test_every_base_is_pinned_and_has_a_stand_in() -> None:
+    images = {target.name: target.image for target in targets.known()}
+    assert all(images.values())
+    for found in images.values():
+        assert found is not None
+        assert re.search(r"@sha256:[0-9a-f]{64}$", found.base)
+        assert found.stand_in in ("bookworm", "bullseye")
+
+
+@pytest.mark.docker
+@pytest.mark.aarch64
+@pytest.mark.parametrize("name", ["hikey970_neon", "xavier_cuda", "x86_avx"])
+def test_an_image_is_small_and_says_that_its_base_is_none(name: str, artifacts: Path) -> None:
+    target = replace(targets.load(name), name=f"test_{name}")
+    assert target.image is not None
+    own = engine.at()
+    lines: list[str] = []
+    base = bases.make_stand_in(own, target.image.stand_in, target.image.platform, artifacts, lines.append)
+    found = build_image(target, artifacts, base, lines.append)
+    try:
+        under = own.find_image(base)
+        assert under is not None
+        assert 0 < found.size_bytes - under.size_bytes < 100e6
+        assert (found.base, found.stand_in, found.platform) == (base, True, target.image.platform)
+    finally:
+        own.remove_image(target.image_tag)
+
+
+@pytest.mark.docker
+def test_a_base_that_cannot_be_pulled_has_a_stand_in_and_that_is_said(host: Target, artifacts: Path) -> None:
+    nowhere = f"127.0.0.1:1/dlas/nothing@sha256:{'0' * 64}"
+    target = replace(host, name="test_stand_in", image=replace(host.image or Image("", "", ""), base=nowhere))
+    lines: list[str] = []
+    found = build_image(target, artifacts, "", lines.append)
+    try:
+        assert (found.stand_in, found.base) == (True, "dlas-base:bookworm-amd64")
+    finally:
+        engine.at().remove_image(target.image_tag)
+    assert any(line.startswith(f"test_stand_in: the base image {nowhere} cannot be pulled") for line in lines)
+    assert "test_stand_in: built on the stand-in dlas-base:bookworm-amd64" in "\n".join(lines)

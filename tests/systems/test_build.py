@@ -16,6 +16,7 @@ from tvm import relax
 
 from dlas.compression.prune import prune_weights
 from dlas.errors import BuildError
+from dlas.hardware import elf, targets
 from dlas.models.resnet import resnet18
 from dlas.systems import artifact, census, passes
 from dlas.systems.build import build, export, generate
@@ -145,6 +146,8 @@ def test_sparse_kernels_are_linked(compiler: Compiler, algorithm: str, format: s
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert sparse
     assert all(name in listed.stdout for name in sparse)
+    if compiler is NEON:
+        elf.check([path], compiler.arch, targets.load("xavier").system)
 
 
 def test_each_stage_has_its_seconds(built: Artifact) -> None:
