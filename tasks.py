@@ -172,6 +172,7 @@ def run(
         train_timeout_s=train_timeout,
         images=images,
         folders=catalog.folders(data, DATA),
+        is_plan=dry_run,
     )
     with progress.Progress() as shown:
         if dry_run:

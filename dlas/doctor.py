@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlas.errors import DeviceBusyError, DeviceError, DlasError, EngineError
 from dlas.hardware import engine as engines
 from dlas.hardware import reach
+from dlas.hardware.cpu import parse_cpus
 from dlas.hardware.device import DockerDevice, LocalDevice
 from dlas.hardware.engine import Engine, EngineFacts
+from dlas.hardware.protocol import CPU_LIST, printable
 from dlas.hardware.reach import Access
 from dlas.measurement import environment
 from dlas.values import Target
 
 ONLINE = "/sys/devices/system/cpu/online"
+RUNNERS = ("local", "docker")  # a target that cannot be measured on yet can be looked at
 REMEDIES = {
     "governor": "as root there: echo performance | tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
     "MHz": "let it cool, and hold its clocks: governor performance; on a Jetson nvpmodel -m 0, jetson_clocks",
@@ -35,7 +39,7 @@ class Check:
 
     def __str__(self) -> str:
         line = f"{self.state:8}{self.name:14}{self.words}"
-        return f"{line}; {self.remedy}" if self.remedy else line
+        return printable(f"{line}; {self.remedy}" if self.remedy else line)  # a device said parts of it
 
 
 def examine(target: Target, access: Access, artifacts: Path, say: Callable[[str], None]) -> None:
@@ -54,6 +58,7 @@ def examine(target: Target, access: Access, artifacts: Path, say: Callable[[str]
 
 def _checks(target: Target, access: Access, artifacts: Path) -> Iterator[Check]:
     """In the order in which one rests on another; the first that fails among those ends them."""
+    reach.check(replace(target, board=replace(target.board, runners=RUNNERS)), access)
     device: DockerDevice | LocalDevice | None = None
     can_be_local = access.runner != "docker" and reach.is_this_machine(target, access)
     if access.runner != "local":
@@ -62,6 +67,8 @@ def _checks(target: Target, access: Access, artifacts: Path) -> Iterator[Check]:
         device = reach.local_device(target, access, artifacts, lambda line: None)
         yield Check("runner", "ok", "jobs run on this machine, outside containers")
     if device is None:
+        if access.runner == "local":
+            yield Check("runner", "failed", "the target is not this machine", "leave --runner out")
         return
     try:
         model = device.probe().cpu_model
@@ -148,8 +155,9 @@ def _leftovers(device: DockerDevice) -> Iterator[Check]:
 def _state(device: DockerDevice | LocalDevice) -> Iterator[Check]:
     target = device.target
     state = device.observe(environment.OBSERVED)
-    cpus = environment.parse_cpus(target.board.cpu_set)
-    online = environment.parse_cpus(state.get(ONLINE, ""))
+    cpus = parse_cpus(target.board.cpu_set)
+    listed = state.get(ONLINE, "").strip()
+    online = parse_cpus(listed) if re.fullmatch(CPU_LIST, listed) else frozenset()
     if online and not cpus <= online:
         missing = ", ".join(map(str, sorted(cpus - online)))
         yield Check(
@@ -160,14 +168,14 @@ def _state(device: DockerDevice | LocalDevice) -> Iterator[Check]:
     faults = environment.find_faults(target.bounds, cpus, state)
     for fault in faults:
         remedy = next((words for sign, words in REMEDIES.items() if sign in fault), "")
-        yield Check("bounds", "failed", fault.rstrip(","), remedy)
+        yield Check("bounds", "failed", fault, remedy)
     if not faults:
         yield Check("bounds", "ok", _figures(cpus, state))
 
 
 def _figures(cpus: frozenset[int], state: environment.State) -> str:
     celsius, free_mib = environment.hottest_celsius(state), environment.available_mib(state)
-    clocks = sorted({khz // 1000 for khz in environment.clocks_khz(cpus, state)})
+    clocks = environment.clocks_mhz(cpus, state)
     words = [
         f"{clocks[0]} to {clocks[-1]} MHz" if clocks else "no clock to be read",
         "/".join(environment.governors(cpus, state)) or "no governor",

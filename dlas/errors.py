@@ -68,6 +68,10 @@ class EngineError(DlasError):
     exit_code = 4
 
 
+class DeviceLostError(EngineError):
+    """A device went away: its engine does not answer, or a job's container is gone. It may come back."""
+
+
 class DeviceError(DlasError):
     """A job did not come back from the device: crash, time-out, or an answer that breaks the protocol."""
 

@@ -16,7 +16,9 @@ from dlas.values import PACKAGES, WARMUPS, Cell, Compression, Data, ModelSpec, T
 _PRUNING_FILES = ("channel", "channel_graph", "channel_labels", "channel_operators", "compressed", "prune")
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
-_MEASURES = (_ROOT / "measurement", _ROOT / "hardware")
+# Of the hardware's modules, those that run and time.
+_RUNS = ("commands.py", "device.py", "process.py", "protocol.py", "runner.py", "runtime")
+_MEASURES = (_ROOT / "measurement", *(_ROOT / "hardware" / name for name in _RUNS))
 _PREPARES = (_ROOT / "datasets", _ROOT / "models" / "imagenet.py", _ROOT / "models" / "loading.py")
 _PRUNES = tuple(_ROOT / "compression" / f"{name}.py" for name in _PRUNING_FILES)
 _QUANTIZES = tuple(_ROOT / "compression" / f"{name}.py" for name in ("export", "quantize"))

@@ -18,6 +18,7 @@ from dlas import sweep as sweeps
 from dlas.errors import (
     DataError,
     DeviceBusyError,
+    DeviceLostError,
     DlasError,
     StorageError,
     SweepIncomplete,
@@ -47,18 +48,22 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
     done = []
     open_trials = []
     for trial in trials(planned, settings, progress.say):
-        row = trial.cached()
+        row = None if trial.absence else trial.cached()
         if row is None:
             open_trials.append(trial)
         else:
             progress.say(f"{trial.cell.id}: {row.status}, cached")
             done.append(row)
+    if open_trials and not done and all(trial.absence for trial in open_trials):
+        raise open_trials[0].absence or DeviceLostError("no device", "")
     progress.start(len(open_trials))
     with Worker(progress.note) as worker:
         for trial in open_trials:
             row = run_trial(trial, worker, progress)
             progress.finish(trial.cell.id, row)
-            if row.status == "failed" and store.find(settings.root, settings.sweep, store.identify(row)):
+            if row.status in ("failed", "quarantined") and store.find(
+                settings.root, settings.sweep, store.identify(row)
+            ):
                 progress.say(f"{trial.cell.id}: the row of an earlier run stays")
             else:
                 store.write(settings.root, row)
@@ -81,6 +86,8 @@ def check(done: Sequence[Row], root: Path) -> None:
 def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
     """Train, build, check and time one cell. What goes wrong with it becomes its row."""
     started_at, place, artifact, row = datetime.now(UTC), trial.place, None, None
+    if trial.absence:
+        return rows.failed(trial.blank(started_at), str(trial.absence))
     if place is None:
         return rows.invalid(trial.blank(started_at), trial.invalid_reason)
     settings = trial.settings
@@ -102,7 +109,7 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
             settings.job_timeout_s,
             trial.planned.target.bounds,
         )
-        samples = persist(ask, place.device, settings.retries, progress.say)
+        samples = persist(ask, place.device.probe, settings.retries, progress.say)
         append_log(trial.log, samples.result.log)
         row = rows.measured(trial.blank(started_at), artifact, samples)
         if row.status != "wrong_output":
@@ -135,7 +142,7 @@ def judge(
             place.threads,
             trial.settings.job_timeout_s,
         )
-        accuracy = persist(ask, place.device, trial.settings.retries, progress.say)
+        accuracy = persist(ask, place.device.probe, trial.settings.retries, progress.say)
     except (DataError, UsageError) as error:  # also ModelError: another try would end the same way
         progress.say(f"{trial.cell.id}: no accuracy: {error}")
         return rows.without_accuracy(row, str(error))

@@ -43,9 +43,9 @@ def describe(planned: Sequence[Planned], settings: Settings, progress: Progress)
 
 def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
     """From rows of the same cell, else of the same network and tuning, else from a guess."""
-    if state in ("cached", "invalid"):
+    if state in ("cached", "invalid", "no device"):
         return 0.0
-    timed = [row for row in known if row.samples_ns]
+    timed = [row for row in known if row.status == "measured"]
     alike = [row for row in timed if row.cell == trial.cell.id] or [
         row for row in timed if (row.model, row.tuning) == (trial.cell.model.name, trial.cell.tuning)
     ]
@@ -92,6 +92,8 @@ def duration(seconds: float) -> str:
 
 def _state(trial: Trial, made: set[str]) -> str:
     """What is to be done; made: names of what earlier trials of the plan train and build."""
+    if trial.absence:
+        return "no device"
     if trial.place is None:
         return "invalid"
     if trial.cached() is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dlas.errors import UsageError, did_you_mean
-from dlas.hardware import archive, engine, targets
+from dlas.errors import EngineError, UsageError, did_you_mean
+from dlas.hardware import archive, engine, reach, targets
 from dlas.values import Target
 
 ACTIONS = ("save", "load", "verify")
@@ -35,6 +35,10 @@ def act(action: str, path: Path, chosen: Sequence[Target], say: Callable[[str], 
 def _save(path: Path, chosen: Sequence[Target], say: Callable[[str], None]) -> archive.Manifest:
     own = engine.at()
     there = chosen or [target for target in targets.known() if own.find_image(target.image_tag)]
+    for target in there:
+        found, why = reach.usable_image(target, own)
+        if found is None:
+            raise EngineError(f"{target.name}: {why}", f"run {engine.build_hint(target)}")
     if not there:
         raise UsageError("no target has an image here", "`inv build --target hikey` builds one")
     return archive.save(own, there, path, archive.source_commit(targets.FOLDER.parent), say)

@@ -37,7 +37,8 @@ class Progress:
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        # Devices and compilers said parts of it: nothing of that may drive the terminal.
+        self.console.print("".join(c if c.isprintable() or c == "\n" else " " for c in line), markup=False)
 
     def start(self, cells: int) -> None:
         """So many cells are to run; those that were cached do not count towards the time left."""

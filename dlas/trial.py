@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from dlas import cache, keys
 from dlas.datasets import catalog
-from dlas.errors import DataError, UsageError
+from dlas.errors import DataError, DeviceError, EngineError, TargetError, UsageError
 from dlas.hardware import lock, reach
+from dlas.measurement.patience import persist
 from dlas.network import Network
 from dlas.results import row as rows
 from dlas.results import store
@@ -37,7 +38,7 @@ class Settings:
     """How a sweep is run. threads 0 means as many as the target says.
 
     runner, device, emulate and wait_s: as in `reach.Access`, device being its host. retries: how often a cell
-    is tried again when its device went away.
+    is tried again when its device went away. is_plan: nothing is to change, here or there.
     images: on how many of the test split, at most, accuracy is taken; 0 for none. folders: where
     each dataset is to lie, for what is not in `root`.
     """
@@ -49,6 +50,7 @@ class Settings:
     emulate: bool = False
     wait_s: int = lock.WAIT_S
     retries: int = 0
+    is_plan: bool = False
     threads: int = 0
     repeats: int = REPEATS
     replicates: int = 1
@@ -61,7 +63,7 @@ class Settings:
 
     @property
     def access(self) -> reach.Access:
-        return reach.Access(self.runner, self.device, self.emulate, self.wait_s)
+        return reach.Access(self.runner, self.device, self.emulate, self.wait_s, may_ship=not self.is_plan)
 
     @property
     def checkpoints(self) -> Path:
@@ -88,21 +90,39 @@ class Places:
 
     settings: Settings
     say: Callable[[str], None]
-    _found: dict[str, Place] = field(default_factory=dict)
+    _found: dict[str, Place | EngineError | DeviceError] = field(default_factory=dict)
 
-    def of(self, target: Target) -> Place:
+    def of(self, target: Target) -> Place | EngineError | DeviceError:
+        """The device, or why there is none. Raises UsageError, TargetError, BuildError, StorageError."""
         if target.name not in self._found:
-            device, why = reach.device(target, self.settings.access, self.settings.root, self.say)
-            most = device.target.board.threads
-            threads = self.settings.threads or most
-            if threads > most:
-                raise UsageError(
-                    f"{threads} threads are more than {target.name} has cores for", f"give at most {most}"
-                )
-            self._found[target.name] = Place(device, device.probe(), threads)
-            said = f"; {target.detected}" if target.detected else ""
-            self.say(f"{target.name}: {why}{said}; {threads} threads")
+            find = partial(self._find, target)
+            try:
+                self._found[target.name] = persist(find, find, self.settings.retries, self.say)
+            except (EngineError, DeviceError) as error:
+                self._found[target.name] = error
         return self._found[target.name]
+
+    def _find(self, target: Target) -> Place:
+        device, why = reach.device(target, self.settings.access, self.settings.root, self.say)
+        facts = device.probe()
+        processor = target.system.processor
+        if processor not in facts.cpu_model and not device.emulated:
+            raise TargetError(
+                f"{target.name}: the device's processor is {facts.cpu_model}, the target's {processor}",
+                "choose its own target, or another --device",
+            )
+        return Place(device, facts, self._threads(target, device, why))
+
+    def _threads(self, target: Target, device: Device, why: str) -> int:
+        most = device.target.board.threads
+        threads = self.settings.threads or most
+        if threads > most:
+            raise UsageError(
+                f"{threads} threads are more than {target.name} has cores for", f"give at most {most}"
+            )
+        said = f"; {target.detected}" if target.detected else ""
+        self.say(f"{target.name}: {why}{said}; {threads} threads")
+        return threads
 
 
 @dataclass
@@ -129,7 +149,8 @@ class Shelf:
 class Trial:
     """One replicate of a cell: what is to become one row.
 
-    place: where it is measured, None when it is invalid. data: what it is trained and judged on.
+    place: where it is measured, None when it is invalid or, for a reason in absence, has no device now. data:
+    what it is trained and judged on.
     Its keys rest on its weights: after training, go on with `renewed`.
     """
 
@@ -138,6 +159,7 @@ class Trial:
     settings: Settings
     place: Place | None
     data: Data | DataError
+    absence: EngineError | DeviceError | None = None
 
     @property
     def cell(self) -> Cell:
@@ -254,4 +276,10 @@ def trials(planned: Sequence[Planned], settings: Settings, say: Callable[[str], 
     for replicate in range(settings.replicates):
         for each in planned:
             trial = Trial(each, replicate, settings, None, shelf.find(each.cell.dataset))
-            yield trial if trial.invalid_reason else replace(trial, place=places.of(each.target))
+            if not trial.invalid_reason:
+                found = places.of(each.target)
+                if isinstance(found, Place):
+                    trial = replace(trial, place=found)
+                else:
+                    trial = replace(trial, absence=found)
+            yield trial

@@ -218,6 +218,7 @@ class System:
     """
 
     release: str = ""
+    processor: str = ""  # what its kernel must call it, or a part of that
     glibc: str = ""  # the newest symbols of the C library that a program may need there
     glibcxx: str = ""  # and of libstdc++
     cuda: str = ""

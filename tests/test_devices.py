@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from dlas import pipeline, sweep
-from dlas.errors import DeviceBusyError, DeviceError, SweepIncomplete
+from dlas import pipeline, plan, sweep
+from dlas.errors import DeviceBusyError, DeviceError, DeviceLostError, SweepIncomplete
 from dlas.hardware import lock, targets
 from dlas.hardware.device import LocalDevice
-from dlas.measurement import patience
+from dlas.measurement import environment, patience
 from dlas.progress import Progress
 from dlas.results import report, store
 from dlas.trial import Settings
@@ -65,11 +66,15 @@ def test_rows_out_of_bounds_are_kept_shown_apart_and_measured_anew(run: Run, roo
     assert {row.status for row in run()} == {"measured"}
 
 
-def test_a_busy_device_ends_the_sweep_without_a_row(run: Run, root: Path) -> None:
-    with (lock.lock_folder() / lock.NAME).open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DeviceBusyError, match="the device is busy: another job held its lock for 0 s"):
-            run(wait_s=0)
+def test_a_busy_device_ends_the_sweep_without_a_row(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "MACHINE", str(tmp_path))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(DeviceBusyError, match="the device is busy: another job held its lock for 0 s"):
+        run(wait_s=0)
+    os.close(descriptor)
     assert store.read(root, "trial").rows == ()
     assert {row.status for row in run(wait_s=0)} == {"measured"}
 
@@ -84,7 +89,7 @@ class Going:
         def run(device: LocalDevice, job: Job) -> JobResult:
             self.count += 1
             if self.count in gone:
-                raise DeviceError("x86_avx: the runner was ended by SIGKILL", "see its log")
+                raise DeviceLostError("x86_avx: the runner was ended by SIGKILL", "see its log")
             return honest(device, job)
 
         monkeypatch.setattr(LocalDevice, "run", run)
@@ -108,3 +113,48 @@ def test_with_retry_the_sweep_waits_for_its_device(run: Run, monkeypatch: pytest
     going = Going(monkeypatch, 2, 3)
     assert [row.status for row in run(retries=2)] == ["measured"] * 3
     assert going.count == 5
+
+
+def test_what_would_fail_again_is_not_asked_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Job] = []
+
+    def crash(device: LocalDevice, job: Job) -> JobResult:
+        asked.append(job)
+        raise DeviceError("x86_avx: the job took more memory than its container has", "see its log")
+
+    monkeypatch.setattr(LocalDevice, "run", crash)
+    assert [row.status for row in run(retries=5)] == ["failed"] * 3
+    assert len(asked) == 3
+
+
+def test_a_quarantined_row_replaces_no_measured_one(run: Run, root: Path) -> None:
+    within = Bounds(least_free_mib=1)
+    rows = run(within)
+    # The bounds are in a row's identity; here they are the same, and the machine is not.
+    machine = environment.available_mib
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "available_mib", lambda state: 0)
+        assert {row.status for row in run(within, force=True)} == {"quarantined"}
+    assert environment.available_mib is machine
+    assert sorted(store.read(root, "trial").rows, key=lambda row: row.cell) == sorted(
+        rows, key=lambda row: row.cell
+    )
+
+
+def test_a_device_that_is_away_costs_the_others_nothing(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "RETRY_PAUSES_S", (0.01,))
+    path = write_sweep(tmp_path, "tiny")
+    away = replace(
+        targets.load("hikey"), board=replace(targets.load("hikey").board, host=f"unix://{tmp_path}/no")
+    )
+    planned = sweep.expand(sweep.load(str(path)), [away, targets.load("x86")])
+    settings = Settings("trial", root, repeats=4, threads=1, retries=2)
+    with Progress() as progress:
+        rows = pipeline.run_sweep(planned, settings, progress)
+        assert [row.status for row in rows] == ["failed", "measured"]
+        assert "no Docker engine answers" in rows[0].reason
+        assert plan.describe(planned, settings, progress).startswith("no device")
+        with pytest.raises(DeviceLostError, match="no Docker engine answers"):
+            pipeline.run_sweep(planned[:1], replace(settings, retries=0), progress)

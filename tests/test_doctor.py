@@ -12,12 +12,12 @@ from dlas import doctor
 from dlas.errors import DeviceBusyError, DeviceError, EngineError
 from dlas.hardware import reach, targets
 from dlas.hardware.device import DockerDevice
-from dlas.hardware.lock import Lock
 from dlas.hardware.reach import Access
 from dlas.values import ContainerImage, DeviceFacts, Target
 from tests.hardware.fakes import SSH_FAILED, FakeDocker, image, info
 
 XAVIER = targets.load("xavier")
+BASE = XAVIER.image.base if XAVIER.image else ""
 CPU = "/sys/devices/system/cpu"
 READY = {
     f"{CPU}/online": "0-7\n",
@@ -40,9 +40,7 @@ class Patient(DockerDevice):
     def probe(self) -> DeviceFacts:
         return DeviceFacts("f", "Carmel")
 
-    def observe(
-        self, patterns: Sequence[str], lock: Lock | None = None, mounts: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def observe(self, patterns: Sequence[str], lock: str = "", mounts: Sequence[str] = ()) -> dict[str, str]:
         if lock and self.is_busy:
             raise DeviceBusyError("the device is busy", "")
         if missing := [path for path in mounts if path not in self.files]:
@@ -52,10 +50,10 @@ class Patient(DockerDevice):
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    monkeypatch.setattr(reach, "runner_key", lambda target: "f00")
+    monkeypatch.setattr(reach, "interface_key", lambda target: "f00")
     fake = FakeDocker(tmp_path, monkeypatch)
     fake.answer("info", info(Runtimes={"nvidia": {}, "runc": {}, "io.containerd.runc.v2": {}}))
-    fake.answer("image inspect", image("f00"))
+    fake.answer("image inspect", image("f00", base=BASE))
     fake.answer("container ls", "")
     return fake
 
@@ -72,7 +70,7 @@ def examine(
 
     def in_containers(target: Target, access: Access, engine: object, *rest: object) -> Patient:
         found = reach.engine_of(target, access)
-        return Patient(target, found, ContainerImage("i"), "n", Lock("l"), root, files=files, is_busy=busy)
+        return Patient(target, found, ContainerImage("i"), "n", root, files=files, is_busy=busy)
 
     monkeypatch.setattr(reach, "in_containers", in_containers)
     said: list[str] = []
@@ -93,7 +91,7 @@ def test_a_board_that_is_ready(docker: FakeDocker, tmp_path: Path, monkeypatch: 
     assert lines == [
         "ok      engine        Docker 27.0 at ssh://xavier, aarch64",
         "ok      run time      the engine has nvidia",
-        "ok      image         dlas/xavier_cuda sha256:abababababab on debian@sha256:0",
+        f"ok      image         dlas/xavier_cuda sha256:abababababab on {BASE}",
         "ok      start         the runner starts; the processor is Carmel",
         "ok      lock          no job is running",
         "ok      CPU set       0-7",
@@ -185,7 +183,7 @@ def test_what_a_killed_client_left_is_named(
         ),
         (
             "image inspect",
-            {"out": image("old")},
+            {"out": image("old", base=BASE)},
             "image         the image holds another runner than this version's; run inv build --target xavier",
         ),
         (

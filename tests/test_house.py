@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "algorithms": LEAVES,
     "systems": LEAVES | {"cache", "algorithms"},
     "hardware": LEAVES | {"cache", "tomlfile"},
-    "measurement": LEAVES,
+    "measurement": LEAVES | {"hardware.cpu"},
     "results": LEAVES | {"cache"},
     "sweeptables": LEAVES | {"tomlfile", "compression.finetuning", "datasets.catalog", "models.recipe"},
     "sweepfile": LEAVES
@@ -50,7 +50,17 @@ ARROWS: dict[str, set[str]] = {
     "stages": EVERYTHING,
     "training": EVERYTHING,
     "supplies": EVERYTHING,
-    "trial": LEAVES | {"cache", "keys", "datasets.catalog", "hardware", "network", "results", "sweep"},
+    "trial": LEAVES
+    | {
+        "cache",
+        "keys",
+        "datasets.catalog",
+        "hardware",
+        "measurement.patience",
+        "network",
+        "results",
+        "sweep",
+    },
     "prebuilt": LEAVES | {"hardware"},
     "doctor": LEAVES | {"hardware", "measurement.environment"},
     "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 TIMEOUT_S = 600
-LOCK_WAIT_S = 300
 DENSE = Compression()
 OURS = "fp32"
 # What each precision can be compared with. No peer of torch's has integer kernels, nor one here fp16 ones.
@@ -211,7 +210,7 @@ def time_peer(
     options = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
     options += ["--precision", peer.precision]
     command = [peer.name, peer.model, *files, *options, "--cpus", *map(str, sorted(cpus))]
-    with lock.hold(lock.lock_folder() / lock.NAME, LOCK_WAIT_S):
+    with lock.hold(Path(lock.MACHINE), lock.WAIT_S):
         answer = _python("dlas.bench.peers", command, f"{peer.name} failed")
     samples_ns: list[int] = json.loads(answer.splitlines()[-1])["samples_ns"]
     return samples_ns
@@ -251,8 +250,8 @@ def prepare(
 def run_ours(device: Device, artifact: Artifact, precision: str, threads: int, repeats: int) -> JobResult:
     """One process of ours. Raises DeviceError when its output is wrong."""
     samples = measure(device, artifact, precision, threads, repeats)
-    if samples.reason:
-        raise DeviceError(f"{artifact.path.name}: {samples.reason}", "build it again")
+    if samples.status != "measured":
+        raise DeviceError(f"{artifact.path.name}: {samples.reason or samples.status}", "build it again")
     return samples.result
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import select
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,19 +18,16 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from dlas.cache import storage_error, temporary_folder
-from dlas.errors import DeviceError, EngineError, StorageError, TargetError, UsageError
-from dlas.hardware.engine import Engine, Log, build_hint, environment, unreachable
+from dlas.errors import EngineError, StorageError, TargetError, UsageError
+from dlas.hardware.engine import Engine, Log, build_hint
 from dlas.hardware.manifest import Manifest, SavedImage, parse_manifest
 from dlas.hardware.packing import Packer, Part, Tap, finish, keep_place, layout, unpacked
-from dlas.hardware.process import exchange
-from dlas.hardware.protocol import MAX_LINE_BYTES, one_line
-from dlas.hardware.saved import CHUNK_BYTES, Malformed, Read, image_of
+from dlas.hardware.saved import CHUNK_BYTES, Malformed, image_of
 from dlas.values import ContainerImage, Target
 
 __all__ = ["Commit", "Manifest", "SavedImage", "load", "save", "source_commit", "verify"]
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "dlas", "zstandard")
-_SILENT_S = 600  # older engines write all of an image to their disk before they send the first byte
 _LOAD_S = 300
 _LOAD_BYTES_PER_S = 1 << 18  # a board behind a slow line
 _ANSWER_S = 60
@@ -91,7 +86,7 @@ def load(engine: Engine, path: Path, say: Log) -> Manifest:
     with _opened(path) as file:
         manifest, parts = _checked(file)
         for image, part in zip(manifest.images, parts, strict=True):
-            _feed(engine, image, part)
+            engine.load(_pieces(image, part), _LOAD_S + image.stream_bytes / _LOAD_BYTES_PER_S)
             if _known(engine, image.image_id) != image.image:
                 raise EngineError(
                     f"{engine.host}: it loaded {image.member}, and does not have the image {image.image_id}",
@@ -163,7 +158,7 @@ def _write(engine: Engine, draft: Manifest, path: Path, say: Log) -> Manifest:
 
 def _append(engine: Engine, image: SavedImage, file: BinaryIO, say: Log) -> SavedImage:
     packer = Packer(file)
-    with _saving(engine, image.image_id) as read:
+    with engine.saving(image.image_id) as read:
         try:
             if image_of(read, image.image_id, packer.write) != image.image:
                 raise Malformed("its configuration says other things than the engine")
@@ -175,35 +170,6 @@ def _append(engine: Engine, image: SavedImage, file: BinaryIO, say: Log) -> Save
     saved = packer.finish(image)
     say(f"{image.tag}: saved {image.image_id}, {saved.member_bytes / 1e6:.1f} MB")
     return saved
-
-
-@contextmanager
-def _saving(engine: Engine, image_id: str) -> Iterator[Read]:
-    """What `docker save` says, as it says it. Its end raises EngineError where the command failed."""
-    command = engine.command("save", image_id)
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment()
-        ) as process,
-    ):
-        assert process.stdout is not None
-        pipe = process.stdout.fileno()
-
-        def read(size: int) -> bytes:
-            if not select.select([pipe], [], [], _SILENT_S)[0]:
-                cause = f"{engine.host}: `docker save` said nothing for {_SILENT_S} s"
-                raise EngineError(cause, engine.remedy)
-            data = os.read(pipe, size)
-            if not data and process.wait(_ANSWER_S) != 0:
-                log.seek(0)
-                engine.refuse(log.read(CHUNK_BYTES).decode("utf-8", "replace"))
-            return data
-
-        try:
-            yield read
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -243,30 +209,6 @@ def _check_stream(image: SavedImage, part: Part) -> None:
 def _check_end(image: SavedImage, tap: Tap) -> None:
     if (tap.bytes, tap.sha256) != (image.stream_bytes, image.stream_sha256):
         raise Malformed("it does not unpack to the sha256 of manifest.json")
-
-
-def _feed(engine: Engine, image: SavedImage, part: Part) -> None:
-    timeout_s = _LOAD_S + image.stream_bytes / _LOAD_BYTES_PER_S
-    try:
-        ended = exchange(
-            engine.command("load", "--quiet"),
-            _pieces(image, part),
-            limit_bytes=MAX_LINE_BYTES,
-            timeout_s=timeout_s,
-            env=environment(),
-        )
-    except DeviceError as error:
-        cause = f"{engine.host}: `docker load` of {image.member}: {error.cause}"
-        raise EngineError(cause, engine.remedy) from error
-    if ended.returncode == 0:
-        return
-    words = one_line(ended.log)
-    if "no space left" in words and not unreachable(words):
-        raise EngineError(
-            f"{engine.host}: no space is left for {image.member}: {words}",
-            "free some on the engine's disk (`docker system df` shows what takes it), then load again",
-        )
-    engine.refuse(ended.log)
 
 
 def _pieces(image: SavedImage, part: Part) -> Iterator[bytes]:

@@ -48,10 +48,11 @@ def make_stand_in(engine: Engine, suite: str, platform: str, artifacts: Path, sa
     packages cannot be fetched, EngineError, StorageError.
     """
     name = stand_in_name(suite, platform)
-    if engine.find_image(name) is None:
+    found = engine.find_image(name)
+    if found is None or not found.stand_in or found.platform != platform:
         archive = make_archive(suite, platform, artifacts, say)
         say(f"loading {name} ({archive.stat().st_size / 1e6:.0f} MB) into {engine.host}")
-        engine.ask("load", "--quiet", f"--input={archive}", timeout_s=_LOAD_S)
+        engine.load(imagefiles.chunks(archive), _LOAD_S)
     return name
 
 

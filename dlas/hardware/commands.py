@@ -10,25 +10,24 @@ from dlas.errors import StorageError
 from dlas.hardware import engine as engines
 from dlas.hardware import protocol
 from dlas.hardware.engine import Engine
-from dlas.hardware.lock import Lock
 from dlas.values import Board, Job, Target
 
 _MIB = 1 << 20
 _LOCK_FOLDER = "/lock"
 
 
-def local_run_command(binary: Path, folder: str, lock: Lock, wait_s: int, job: Job) -> list[str]:
+def local_run_command(binary: Path, folder: str, lock: str, wait_s: int, job: Job) -> list[str]:
     """One job of the runner on this machine. folder: an empty one of its own."""
-    return [str(binary), *_run_arguments(folder, f"{lock.folder}{lock.file}", wait_s, job)]
+    return [str(binary), *_run_arguments(folder, lock, wait_s, job)]
 
 
-def local_probe_command(binary: Path, lock: Lock | None) -> list[str]:
+def local_probe_command(binary: Path, lock: str) -> list[str]:
     """The question who this machine is and, with a lock, whether no job runs on it."""
-    return [str(binary), "probe", *(["--lock", f"{lock.folder}{lock.file}"] if lock else [])]
+    return [str(binary), "probe", *(["--lock", lock] if lock else [])]
 
 
 def docker_run_command(
-    engine: Engine, target: Target, image_id: str, name: str, lock: Lock, wait_s: int, job: Job
+    engine: Engine, target: Target, image_id: str, name: str, lock: str, wait_s: int, job: Job
 ) -> list[str]:
     """One job of the runner in a container. Raises EngineError, or StorageError when there is no module."""
     disk_mib, memory_mib = container_mib(job)
@@ -44,7 +43,7 @@ def docker_run_command(
         *_lock_mount(lock),
         *_board_options(target.board),
         image_id,
-        *_run_arguments("/job", f"{_LOCK_FOLDER}{lock.file}", wait_s, job),
+        *_run_arguments("/job", _LOCK_FOLDER, wait_s, job),
     )
 
 
@@ -53,7 +52,7 @@ def docker_probe_command(
     image_id: str,
     board: Board | None = None,
     files: Sequence[str] = (),
-    lock: Lock | None = None,
+    lock: str = "",
 ) -> list[str]:
     """The question who a machine is, asked from inside a container.
 
@@ -67,7 +66,7 @@ def docker_probe_command(
         *(_lock_mount(lock) if lock else []),
         image_id,
         "probe",
-        *(["--lock", f"{_LOCK_FOLDER}{lock.file}"] if lock else []),
+        *(["--lock", _LOCK_FOLDER] if lock else []),
     )
 
 
@@ -102,8 +101,8 @@ def _sealed_container() -> list[str]:
     ]
 
 
-def _lock_mount(lock: Lock) -> list[str]:
-    return [f"--volume={lock.folder}:{_LOCK_FOLDER}:ro"]
+def _lock_mount(lock: str) -> list[str]:
+    return [f"--volume={lock}:{_LOCK_FOLDER}:ro"]
 
 
 def _board_options(board: Board) -> list[str]:

@@ -80,12 +80,12 @@ def format_cpus(cpus: tuple[int, ...]) -> str:
 
 
 def parse_cpus(text: str) -> frozenset[int]:
-    """CPU numbers of taskset's notation.
+    """CPU numbers of taskset's notation; none of an empty text.
 
     >>> sorted(parse_cpus("0-2,5"))
     [0, 1, 2, 5]
     """
-    ends = (part.partition("-") for part in text.split(","))
+    ends = (part.partition("-") for part in text.split(",") if part)
     return frozenset(cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1))
 
 

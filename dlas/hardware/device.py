@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from dlas.cache import temporary_folder
-from dlas.errors import DeviceBusyError, DeviceError, EngineError
+from dlas.errors import DeviceBusyError, DeviceError, DeviceLostError, EngineError
 from dlas.hardware import commands, engine, identity, protocol
 from dlas.hardware.engine import Engine
-from dlas.hardware.lock import WAIT_S, Lock, hold
+from dlas.hardware.lock import MACHINE, WAIT_S, hold
 from dlas.hardware.process import Exit, exchange
 from dlas.hardware.runner import Runner
 from dlas.values import NO_IMAGE, ContainerImage, DeviceFacts, Job, JobResult, Target
@@ -39,7 +39,7 @@ class LocalDevice:
     target: Target
     program: Runner
     scratch: Path
-    lock: Lock
+    lock: str = MACHINE
     wait_s: int = WAIT_S
     say: Say = _silent
     grace_s: float = 5.0  # for the process to start and end, on top of the job's own time
@@ -60,7 +60,7 @@ class LocalDevice:
         """Raises DeviceError."""
         return identity.facts(self.observe(identity.FILES))
 
-    def observe(self, patterns: Sequence[str], lock: Lock | None = None) -> dict[str, str]:
+    def observe(self, patterns: Sequence[str], lock: str = "") -> dict[str, str]:
         """Contents of files, by path. Raises DeviceError; with a lock, DeviceBusyError while a job runs."""
         command = commands.local_probe_command(self.program.binary, lock)
         return _observe(self.target, command, patterns, _clean_environment())
@@ -86,8 +86,8 @@ class DockerDevice:
     engine: Engine
     image: ContainerImage
     name: str
-    lock: Lock
     locks: Path
+    lock: str = MACHINE  # of the engine's machine
     emulated: bool = False
     wait_s: int = WAIT_S
     say: Say = _silent
@@ -108,9 +108,7 @@ class DockerDevice:
             files = self.observe(identity.FILES)
         return identity.facts(files, self.emulated)
 
-    def observe(
-        self, patterns: Sequence[str], lock: Lock | None = None, mounts: Sequence[str] = ()
-    ) -> dict[str, str]:
+    def observe(self, patterns: Sequence[str], lock: str = "", mounts: Sequence[str] = ()) -> dict[str, str]:
         """Contents of files, by path. mounts: those that a container does not see else.
 
         With a lock, raises DeviceBusyError while a job runs; else DeviceError or EngineError, which names a
@@ -146,9 +144,13 @@ def _clean_environment() -> dict[str, str]:
 def _run(
     target: Target, job: Job, command: Sequence[str], most_s: float, env: Mapping[str, str], say: Say
 ) -> JobResult:
+    said = False
+
     def heard(line: str) -> None:
-        if line.startswith(_WAITING):
+        nonlocal said
+        if line.startswith(_WAITING) and not said:  # a runner that lies could say it for ever
             say(f"{target.name}: {protocol.one_line(line)}")
+            said = True
 
     limit_bytes = protocol.MAX_LINE_BYTES + protocol.outputs_bytes(job) + 1
     chunks = protocol.encode_job(job, target.board.cpu_set)
@@ -197,11 +199,15 @@ def _raise_failure(target: Target, ended: Exit) -> NoReturn:
         )
     elif engine.unreachable(last):
         why = engine.reason_of(last)
-        error = EngineError(f"{target.name}: its engine is gone: {why}", "see that the device is up")
+        error = DeviceLostError(f"{target.name}: its engine is gone: {why}", "see that the device is up")
     elif ended.returncode in _ENGINE_FAILED:
-        error = EngineError(f"{target.name}: the container did not start: {last}", "build its image again")
+        error = EngineError(f"{target.name}: the container did not start: {last}", "see `inv doctor`")
     elif name == "SIGALRM":
         error = DeviceError(f"{target.name}: the job took longer than it may", "give it more time")
+    elif name == "SIGKILL" and not said:
+        error = DeviceLostError(
+            f"{target.name}: its job was ended by SIGKILL, and not by itself", "try again"
+        )
     elif name:
         cause = said or f"the runner was ended by {name}"
         error = DeviceError(

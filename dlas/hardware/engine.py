@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-from dlas.errors import DeviceError, EngineError
+from dlas.errors import DeviceError, DeviceLostError, EngineError
 from dlas.hardware.process import exchange
 from dlas.hardware.protocol import one_line
 from dlas.values import ContainerImage, Target
@@ -30,6 +33,8 @@ BASE_LABEL = "dlas.base"
 STAND_IN_LABEL = "dlas.stand-in"
 JOB_LABEL = "dlas.job"  # of a container: the target that its job is for
 _ANSWER_S = 60.0
+_SILENT_S = 600  # older engines write all of an image to their disk before they send the first byte
+_ID = r"sha256:[0-9a-f]{64}"
 _MAX_ANSWER_BYTES = 8 << 20
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}  # what some engines say, and what targets say
 
@@ -82,15 +87,63 @@ class Engine:
             self.refuse(ended.log)
         return ended.stdout.decode("utf-8", "replace")
 
-    def stream(self, log: Log, *arguments: str, extra: Mapping[str, str] | None = None) -> str:
+    def stream(self, log: Log, *arguments: str) -> str:
         """Run a command that takes long, its lines to `log`; the last one where it failed, else nothing."""
-        return stream(self.command(*arguments), log, environment() | dict(extra or {}))
+        return stream(self.command(*arguments), log, environment())
+
+    def load(self, archive: Iterable[bytes], timeout_s: float) -> None:
+        """Give it images in the form that `docker save` writes. Raises EngineError, also for a full disk."""
+        command = self.command("load", "--quiet")
+        try:
+            ended = exchange(
+                command, archive, limit_bytes=_MAX_ANSWER_BYTES, timeout_s=timeout_s, env=environment()
+            )
+        except DeviceError as error:
+            raise EngineError(f"{self.host}: `docker load`: {error.cause}", self.remedy) from error
+        if ended.returncode == 0:
+            return
+        words = one_line(ended.log)
+        if "no space left" in words and not unreachable(words):
+            raise EngineError(
+                f"{self.host}: no space is left for the image: {words}",
+                "free some on the engine's disk (`docker system df` shows what takes it), then try again",
+            )
+        self.refuse(ended.log)
+
+    @contextmanager
+    def saving(self, image_id: str) -> Iterator[Callable[[int], bytes]]:
+        """What reads `docker save` of an image, some bytes at a time, none at its end. Raises EngineError."""
+        command = self.command("save", image_id)
+        with (
+            tempfile.TemporaryFile() as log,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment()
+            ) as process,
+        ):
+            assert process.stdout is not None
+            pipe = process.stdout.fileno()
+
+            def read(size: int) -> bytes:
+                if not select.select([pipe], [], [], _SILENT_S)[0]:
+                    raise EngineError(
+                        f"{self.host}: `docker save` said nothing for {_SILENT_S} s", self.remedy
+                    )
+                data = os.read(pipe, size)
+                if not data and process.wait() != 0:
+                    log.seek(0)
+                    self.refuse(log.read(_MAX_ANSWER_BYTES).decode("utf-8", "replace"))
+                return data
+
+            try:
+                yield read
+            finally:
+                process.kill()
 
     def refuse(self, said: str) -> NoReturn:
         """Raise the EngineError of what a failed command said."""
         words = one_line(said.replace("\r", ""))  # ssh ends its lines for a terminal
         if unreachable(words):
-            raise EngineError(f"no Docker engine answers: {self.host}: {reason_of(words)}", self.remedy)
+            raise DeviceLostError(f"no Docker engine answers: {self.host}: {reason_of(words)}", self.remedy)
         raise EngineError(f"{self.host}: the Docker engine refused: {words}", self.remedy)
 
     def facts(self) -> EngineFacts:
@@ -100,12 +153,12 @@ class Engine:
             about = _typed(json.loads(text), dict)
             if problems := about.get("ServerErrors"):  # the command itself then succeeds
                 self.refuse(" ".join(problems))
-            machine = _typed(about["Architecture"], str)
+            machine = one_line(_typed(about["Architecture"], str))
             return EngineFacts(
                 version=one_line(_typed(about["ServerVersion"], str)),
                 architecture=_ARCHITECTURES.get(machine, machine),
                 cpus=max(1, _typed(about["NCPU"], int)),
-                runtimes=tuple(_typed(about.get("Runtimes") or {}, dict)),
+                runtimes=tuple(map(one_line, _typed(about.get("Runtimes") or {}, dict))),
             )
 
     def find_image(self, reference: str) -> ContainerImage | None:
@@ -120,11 +173,11 @@ class Engine:
             (about,) = _typed(json.loads(text), list)
             labels = _typed(about["Config"].get("Labels") or {}, dict)
             return ContainerImage(
-                id=_typed(about["Id"], str),
+                id=_matching(_ID, about["Id"]),
                 base=one_line(_typed(labels.get(BASE_LABEL, ""), str)),
                 stand_in=labels.get(STAND_IN_LABEL) == "true",
-                runner=_typed(labels.get(RUNNER_LABEL, ""), str),
-                platform=f"{_typed(about['Os'], str)}/{_typed(about['Architecture'], str)}",
+                runner=one_line(_typed(labels.get(RUNNER_LABEL, ""), str)),
+                platform=one_line(f"{_typed(about['Os'], str)}/{_typed(about['Architecture'], str)}"),
                 size_bytes=_typed(about["Size"], int),
             )
 
@@ -147,6 +200,12 @@ class Engine:
         """Raises EngineError."""
         self.ask("image", "rm", reference)
 
+    def discard_image(self, image_id: str) -> None:
+        """Remove an image that has no tag; one that has is somebody's and stays. Raises EngineError."""
+        if json.loads(self.ask("image", "inspect", "--format={{json .RepoTags}}", image_id)):
+            return
+        self.remove_image(image_id)
+
     def remove_container(self, name: str) -> None:
         """Kill and remove a container; nothing happens when there is none. Raises EngineError."""
         try:
@@ -158,7 +217,14 @@ class Engine:
     def jobs(self) -> tuple[str, ...]:
         """The names of the containers of jobs that it has, running or left behind. Raises EngineError."""
         listed = self.ask("container", "ls", "--all", f"--filter=label={JOB_LABEL}", "--format={{.Names}}")
-        return tuple(listed.split())
+        return tuple(name for name in listed.split() if re.fullmatch(r"[\w.-]+", name, re.ASCII))
+
+
+def _matching(pattern: str, value: Any) -> str:
+    """What goes into command lines again must not look like an option."""
+    if not re.fullmatch(pattern, _typed(value, str)):
+        raise ValueError(f"{value[:80]!r} where {pattern} should be")
+    return str(value)
 
 
 def _typed(value: Any, kind: type[T]) -> T:

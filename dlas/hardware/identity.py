@@ -47,11 +47,11 @@ def cpu_model(cpu_info: str) -> str:
     >>> cpu_model("CPU implementer : 0x41\\nCPU part : 0xd03\\nCPU implementer : 0x41\\nCPU part : 0xd09")
     'Cortex-A53 + Cortex-A73'
     """
-    if named := re.search(r"^model name\s*:\s*(.+)$", cpu_info, re.MULTILINE):
-        return named[1].strip()
     makers, parts = (
         re.findall(rf"^CPU {field}\s*:\s*(\w+)$", cpu_info, re.MULTILINE) for field in ("implementer", "part")
     )
     numbers = zip(makers, parts, strict=False)
     names = [_ARM_PARTS.get(number, f"Arm {number[0]}/{number[1]}") for number in numbers]
+    if not names:  # some of Arm's kernels have a model name too, which is none
+        names = re.findall(r"^model name\s*:\s*(.+?)\s*$", cpu_info, re.MULTILINE)[:1]
     return " + ".join(dict.fromkeys(names)) or "unknown"

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from dlas.errors import DeviceError, EngineError, TargetError
-from dlas.hardware import bases, commands, imagefiles
+from dlas.hardware import bases, imagefiles
 from dlas.hardware import engine as engines
 from dlas.hardware.engine import Engine, Log
 from dlas.hardware.process import exchange
 from dlas.hardware.protocol import MAX_LINE_BYTES, one_line
-from dlas.hardware.runner import Runner, build_runner
+from dlas.hardware.runner import Runner, build_runner, interface_key
 from dlas.values import ContainerImage, Image, Target
 
 _ROOT = Path(__file__).parents[2]
 _CHECK_S = 120
 _SHIP_S = 1800
-_FOREIGN = "exec format error"  # what a kernel says of a program for another processor
+_CHUNK_BYTES = 1 << 20
+_FOREIGN = "exec format error"  # of a program for another processor; an init in between would hide it
 
 
 def build_image(target: Target, artifacts: Path, base: str, log: Log) -> ContainerImage:
@@ -35,7 +36,9 @@ def build_image(target: Target, artifacts: Path, base: str, log: Log) -> Contain
     base = _obtain_base(engine, target, image, base, artifacts, log)
     with tempfile.TemporaryDirectory() as folder:
         id_file = Path(folder, "id")
-        command = build_command(engine, target, runner, base, id_file)
+        under = engine.find_image(base)
+        is_stand_in = base != image.base or (under is not None and under.stand_in)
+        command = build_command(engine, target, runner, base, is_stand_in, id_file)
         if said := engines.stream(command, log, engines.environment() | bases.builder(engine)):
             raise EngineError(f"{target.name}: its image could not be built: {said}", "see the lines above")
         image_id = id_file.read_text().strip()
@@ -48,22 +51,24 @@ def build_image(target: Target, artifacts: Path, base: str, log: Log) -> Contain
     return found
 
 
-def build_command(engine: Engine, target: Target, runner: Runner, base: str, id_file: Path) -> list[str]:
+def build_command(
+    engine: Engine, target: Target, runner: Runner, base: str, is_stand_in: bool, id_file: Path
+) -> list[str]:
     """The command line of a build. The runner's folder is all that the engine gets to see.
 
-    base: in place of the pinned one, "" for none. Raises TargetError or EngineError.
+    Raises TargetError or EngineError.
     """
     image = _image(target)
     labels = {
-        engines.RUNNER_LABEL: runner.key,
-        engines.BASE_LABEL: base or image.base,
-        engines.STAND_IN_LABEL: "true" if base and base != image.base else "false",
+        engines.RUNNER_LABEL: interface_key(target),
+        engines.BASE_LABEL: base,
+        engines.STAND_IN_LABEL: "true" if is_stand_in else "false",
     }
     return engine.command(
         "build",
         f"--platform={image.platform}",
         f"--file={_ROOT / image.dockerfile}",
-        f"--build-arg=BASE={base or image.base}",
+        f"--build-arg=BASE={base}",
         *(f"--label={key}={value}" for key, value in labels.items()),
         f"--iidfile={id_file}",
         str(runner.folder),
@@ -73,33 +78,12 @@ def build_command(engine: Engine, target: Target, runner: Runner, base: str, id_
 def ship_image(target: Target, image: ContainerImage, source: Engine, sink: Engine, log: Log) -> None:
     """Copy an image from one engine to another, and tag it there. Raises EngineError."""
     log(f"{target.name}: shipping its image to {sink.host} ({image.size_bytes / 1e6:.0f} MB)")
-    with (
-        tempfile.TemporaryFile() as words,
-        subprocess.Popen(
-            source.command("save", image.id), stdout=subprocess.PIPE, stderr=words, env=engines.environment()
-        ) as save,
-    ):
-        try:
-            loaded = subprocess.run(
-                sink.command("load", "--quiet"),
-                stdin=save.stdout,
-                capture_output=True,
-                env=engines.environment(),
-                timeout=_SHIP_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise EngineError(
-                f"{target.name}: its image did not get to {sink.host} within {_SHIP_S} s",
-                "carry it there with `inv images save` and `load`",
-            ) from error
-        finally:
-            save.kill()
-        words.seek(0)
-        said = loaded.stderr.decode(errors="replace") or words.read().decode(errors="replace")
-    if loaded.returncode != 0:
+    with source.saving(image.id) as read:
+        sink.load(iter(partial(read, _CHUNK_BYTES), b""), _SHIP_S)
+    if sink.find_image(image.id) is None:
         raise EngineError(
-            f"{target.name}: its image cannot be shipped to {sink.host}: {one_line(said)}", sink.remedy
+            f"{target.name}: {sink.host} gives its image another id than {image.id}",
+            "switch off the engine's containerd image store",
         )
     sink.tag_image(image.id, target.image_tag)
 
@@ -130,7 +114,7 @@ def _obtain_base(engine: Engine, target: Target, image: Image, asked: str, artif
 
 
 def _start(engine: Engine, target: Target, image_id: str, log: Log) -> None:
-    command = commands.docker_probe_command(engine, image_id)
+    command = engine.command("run", "--rm", "--interactive", "--network=none", image_id, "probe")
     try:
         ended = exchange(
             command, (), limit_bytes=MAX_LINE_BYTES, timeout_s=_CHECK_S, env=engines.environment()
@@ -139,11 +123,11 @@ def _start(engine: Engine, target: Target, image_id: str, log: Log) -> None:
         raise EngineError(f"{target.name}: the runner does not start in its image: {error.cause}") from error
     if ended.returncode == 0:
         return
-    if _FOREIGN in ended.log:
+    if _FOREIGN in ended.log.lower():
         return log(
             f"{target.name}: not started here, as this machine runs no {_image(target).platform} programs"
         )
-    engine.remove_image(image_id)
+    engine.discard_image(image_id)
     raise EngineError(
         f"{target.name}: the runner does not start in its image: {one_line(ended.log)}",
         "choose a base with a C library as new as the runner's",

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ _SETTINGS = (
     "Labels",
 )  # of containers; all that counts here
 _TRANSFER_S = 1800.0
+_CHUNK_BYTES = 1 << 20
 
 
 def pack_image(
@@ -71,15 +73,22 @@ def make_reproducible(engine: Engine, image_id: str, base: str) -> str:
         saved, made = Path(name, "saved.tar"), Path(name, "made.tar")
         engine.ask("save", f"--output={saved}", image_id, timeout_s=_TRANSFER_S)
         new_id = _rewrite(saved, made, kept, Path(name))
-        engine.ask("load", "--quiet", f"--input={made}", timeout_s=_TRANSFER_S)
+        engine.load(chunks(made), _TRANSFER_S)
     if engine.find_image(new_id) is None:
         raise EngineError(
             f"{engine.host} gives an image another id than the hash of its configuration",
             "switch off its containerd image store",
         )
     if new_id != image_id:
-        engine.remove_image(image_id)
+        engine.discard_image(image_id)
     return new_id
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """The contents of a file, a piece at a time."""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def pack_layer(members: Mapping[str, Member]) -> bytes:
@@ -119,10 +128,10 @@ def _rewrite(saved: Path, made: Path, kept: int, folder: Path) -> str:
         for number, name in enumerate(about["Layers"]):
             contents = _open(archive, name)
             if number < kept:
-                layers.append(folder / f"base{number}")
-                with layers[-1].open("wb") as file:  # type: ignore[union-attr]
-                    while chunk := contents.read(1 << 20):
-                        file.write(chunk)
+                copy = folder / f"base{number}"
+                with copy.open("wb") as file:
+                    shutil.copyfileobj(contents, file)
+                layers.append(copy)
             else:
                 layers.append(_timeless(contents))
     return pack_image(layers, config["config"], config["architecture"], "", made)
@@ -133,9 +142,14 @@ def _timeless(layer: IO[bytes]) -> bytes:
     members: dict[str, Member] = {}
     with tarfile.open(fileobj=layer) as archive:
         for info in archive:
-            is_file = info.isfile()
-            contents = _read(archive, info.name) if is_file else b""
-            members[info.name] = file_member(contents, info.mode) if is_file else folder_member(info.mode)
+            if info.isfile():
+                members[info.name] = file_member(_read(archive, info.name), info.mode)
+            elif info.isdir():
+                members[info.name] = folder_member(info.mode)
+            else:
+                raise EngineError(
+                    f"{info.name} of the image is no file and no folder", "copy only those into it"
+                )
     return pack_layer(members)
 
 

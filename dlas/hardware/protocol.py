@@ -23,7 +23,7 @@ from dlas.values import Job, JobResult
 PROTOCOL = 2
 MAX_LINE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-_CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
+CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
 _INT64_MAX = 2**63 - 1
 _MAX_INPUTS = 1_000_000
 _MAX_INPUTS_BYTES = 8**11 - 1  # the largest member of a ustar archive
@@ -286,7 +286,7 @@ class _Fields:
 
     def cpu_list(self, key: str) -> str:
         value: str = self.take(key, str)
-        if len(value) > 4096 or not _CPU_LIST.fullmatch(value):
+        if len(value) > 4096 or not CPU_LIST.fullmatch(value):
             _refuse(f"'{key}' is not a list of CPUs")
         return value
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlas.cache import digest
-from dlas.errors import EngineError, TargetError, UsageError
+from dlas.errors import EngineError, StorageError, TargetError, UsageError
 from dlas.hardware import engine as engines
 from dlas.hardware import identity, lock
 from dlas.hardware.device import DockerDevice, LocalDevice
 from dlas.hardware.engine import Engine, EngineFacts
 from dlas.hardware.image import ship_image
-from dlas.hardware.lock import Lock
-from dlas.hardware.runner import build_runner, runner_key
+from dlas.hardware.runner import build_runner, interface_key
+from dlas.hardware.targets import HOST, HOST_WORDS
 from dlas.values import ContainerImage, Device, Target
 
 RUNNERS = ("auto", "local", "docker")
@@ -31,12 +32,14 @@ class Access:
 
     runner: local, docker, or auto, which is docker when an engine has this runner's image, else local. host:
     of the engine, in place of the target's. emulate: let a processor of another kind imitate the target's.
+    may_ship: whether a board that lacks its image gets it.
     """
 
     runner: str = "auto"
     host: str = ""
     emulate: bool = False
     wait_s: int = lock.WAIT_S
+    may_ship: bool = True
 
 
 def device(target: Target, access: Access, artifacts: Path, say: Say) -> tuple[Device, str]:
@@ -44,7 +47,7 @@ def device(target: Target, access: Access, artifacts: Path, say: Say) -> tuple[D
 
     say gets what takes long. Raises UsageError, TargetError, BuildError, EngineError or StorageError.
     """
-    _check(target, access)
+    check(target, access)
     can_be_local = is_this_machine(target, access)
     why = "as asked" if access.runner == "local" else "the target has no other runner"
     if access.runner != "local" and "docker" in target.board.runners:
@@ -61,9 +64,10 @@ def device(target: Target, access: Access, artifacts: Path, say: Say) -> tuple[D
 
 def local_device(target: Target, access: Access, artifacts: Path, say: Say) -> LocalDevice:
     """This machine, with the runner built if it is not there. Raises BuildError or StorageError."""
-    held = lock.local_lock(lock.lock_folder())
+    if not Path(lock.MACHINE).is_dir():
+        raise StorageError(f"there is no {lock.MACHINE}, which jobs lock", "make it, as root")
     program = build_runner(target, artifacts, say)
-    return LocalDevice(target, program, artifacts / "jobs", held, access.wait_s, say)
+    return LocalDevice(target, program, artifacts / "jobs", lock.MACHINE, access.wait_s, say)
 
 
 def docker_device(target: Target, access: Access, artifacts: Path, say: Say) -> tuple[DockerDevice, str]:
@@ -75,7 +79,7 @@ def docker_device(target: Target, access: Access, artifacts: Path, say: Say) -> 
     engine = engine_of(target, access)
     facts = engine.facts()
     emulated = check_architecture(target, access, engine, facts)
-    image = obtain_image(target, engine, say)
+    image = obtain_image(target, engine, access.may_ship, say)
     where = "" if engine.is_local else f" at {engine.host}"
     line = f"docker: engine {facts.version}{where} has the image {target.image_tag}"
     if image.stand_in:
@@ -96,14 +100,13 @@ def in_containers(
 ) -> DockerDevice:
     """The device of an engine that was asked who it is, and of an image that it has. Raises StorageError."""
     emulated = facts.architecture != target.compiler.arch
-    locks = lock.lock_folder()
     return DockerDevice(
         target=imitated(target, facts.cpus) if emulated else target,
         engine=engine,
         image=image,
         name=container_name(target, artifacts),
-        lock=lock.local_lock(locks) if engine.is_local else Lock(lock.VOLUME),
-        locks=locks,
+        locks=lock.lock_folder(),
+        lock=lock.MACHINE,
         emulated=emulated,
         wait_s=access.wait_s,
         say=say,
@@ -111,13 +114,27 @@ def in_containers(
 
 
 def engine_of(target: Target, access: Access) -> Engine:
-    """The engine of --device, else of the target's board, else of this machine; emulation skips the board."""
+    """The engine of --device, else of the target's board, else of this machine; emulation skips the board.
+
+    Raises UsageError.
+    """
+    if access.host and not re.fullmatch(HOST, access.host):
+        raise UsageError(f"--device is {access.host!r}", f"give {HOST_WORDS}")
     return engines.at(access.host or ("" if access.emulate else target.board.host))
 
 
 def check_architecture(target: Target, access: Access, engine: Engine, facts: EngineFacts) -> bool:
-    """Whether jobs of the target are emulated there. Raises EngineError or UsageError where not meant so."""
+    """Whether jobs of the target are emulated there.
+
+    Raises EngineError or UsageError where that was not meant, TargetError where the target was detected here
+    and the engine is elsewhere.
+    """
     emulated = facts.architecture != target.compiler.arch
+    if target.detected and not engine.is_local:
+        raise TargetError(
+            f"{target.name}: its values were detected on this machine, not at {engine.host}",
+            "write them down in a target of its own",
+        )
     if emulated and not access.emulate:
         raise EngineError(
             f"{target.name}: {engine.host} is {facts.architecture}, the target is {target.compiler.arch}",
@@ -131,12 +148,16 @@ def check_architecture(target: Target, access: Access, engine: Engine, facts: En
     return emulated
 
 
-def obtain_image(target: Target, engine: Engine, say: Say) -> ContainerImage:
+def obtain_image(target: Target, engine: Engine, may_ship: bool, say: Say) -> ContainerImage:
     """The target's image on an engine, shipped there where this machine has it. Raises EngineError."""
     own = engines.at()
     found, why = usable_image(target, engine)
     if found is None and engine.host != own.host and not engine.is_local:
         here, _ = usable_image(target, own, quiet=True)
+        if here is not None and not may_ship:
+            raise EngineError(
+                f"{target.name}: its image is not yet at {engine.host}", "the next run ships it"
+            )
         if here is not None:
             ship_image(target, here, own, engine, say)
             found, why = usable_image(target, engine)
@@ -182,17 +203,21 @@ def usable_image(target: Target, engine: Engine, quiet: bool = False) -> tuple[C
     pinned = target.image.id if target.image else ""
     if pinned and found.id != pinned:
         return None, f"the image is {found.id[:19]}, and not {pinned[:19]}, which the target pins"
-    if found.runner != runner_key(target):
+    if found.runner != interface_key(target):
         return None, "the image holds another runner than this version's"
+    if target.image and found.base != target.image.base and not found.stand_in:
+        return None, f"the image is built on {found.base}, and not on {target.image.base}"
     return found, ""
 
 
 def is_this_machine(target: Target, access: Access) -> bool:
-    elsewhere = target.board.host or access.host or access.emulate
+    """Whether jobs of the target may run here outside containers."""
+    elsewhere = target.board.host or access.host or access.emulate or not engines.at().is_local
     return not elsewhere and "local" in target.board.runners and target.compiler.arch == platform.machine()
 
 
-def _check(target: Target, access: Access) -> None:
+def check(target: Target, access: Access) -> None:
+    """Raises UsageError or TargetError for a runner that the target cannot have."""
     possible = target.board.runners
     if access.runner not in RUNNERS:
         raise UsageError(f"unknown runner {access.runner!r}", f"choose from {', '.join(RUNNERS)}")

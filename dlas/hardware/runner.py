@@ -48,6 +48,14 @@ def runner_key(target: Target) -> str:
     return digest(_compiler_version(target), *parts)[:16]
 
 
+def interface_key(target: Target) -> str:
+    """Hash of what a host must know of a runner: its sources and TVM's versions, whatever compiled it.
+
+    An image that was built elsewhere, by another compiler, has the same. Raises BuildError.
+    """
+    return digest(target.compiler.arch, source_digest([_SOURCES]), *wheels.versions())[:16]
+
+
 def build_runner(target: Target, artifacts: Path, say: Log = lambda line: None) -> Runner:
     """The runner for a target in artifacts/runner/<key>, compiled if it is not there yet.
 

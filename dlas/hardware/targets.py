@@ -55,6 +55,8 @@ def _matching(pattern: str, words: str) -> Allowed:
     return Allowed(re.compile(pattern).fullmatch, words)
 
 
+HOST = r"ssh://[\w@\[][\w@.:\[\]-]*|unix:///.+"  # no name that ssh would take for an option
+HOST_WORDS = "ssh://NAME, as in your ssh configuration, or unix:///path"
 VERSION = r"(\d+(\.\d+)+)?"
 NOT_EMPTY = Allowed(bool, "any but the empty string")
 SINCE_0 = Allowed(lambda value: value >= 0, "0 and more")
@@ -72,11 +74,11 @@ ALLOWED = {
     "int8_activations": _one_of("uint8", "int8"),
     "gpu_arch": _matching(r"(sm_\d+)?", "sm_ and a number"),
     "runners": _one_of("local", "docker"),
-    "host": _matching(r"((ssh|unix)://.+)?", "ssh://NAME, as in your ssh configuration, or unix:///path"),
+    "host": _matching(rf"({HOST})?", HOST_WORDS),
     "threads": Allowed(lambda value: value >= 1, "1 and more"),
     "cpu_set": _matching(r"(\d+(-\d+)?(,\d+(-\d+)?)*)?", "CPUs as in taskset, such as 0-3,6"),
     "devices": _matching(r"/.+", "an absolute path"),
-    "mounts": _matching(r"/[^:]+:/[^:]+(:ro)?", "/host/path:/container/path, with :ro for read-only"),
+    "mounts": _matching(r"/[^:,]+:/[^:,]+(:ro)?", "/host/path:/container/path, with :ro for read-only"),
     "groups": NOT_EMPTY,
     "dockerfile": NOT_EMPTY,
     "base": _matching(r"[^@\s]+@sha256:[0-9a-f]{64}", "an image by its digest, name@sha256:..."),
@@ -86,7 +88,7 @@ ALLOWED = {
     "glibc": _matching(VERSION, "a version such as 2.31"),
     "glibcxx": _matching(VERSION, "a version such as 3.4.28"),
     "cuda": _matching(VERSION, "a version such as 11.4"),
-    "shows": _matching(r"/[^:]+: .+", "/path/of/a/file: a text in it"),
+    "shows": _matching(r"/[^:,]+: .+", "/path/of/a/file: a text in it"),
     "least_mhz": SINCE_0,
     "most_celsius": SINCE_0,
     "most_other_percent": SINCE_0,

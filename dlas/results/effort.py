@@ -19,7 +19,7 @@ def _oracle(row: Row) -> Owner:
 
 
 def _run(row: Row) -> Owner:
-    return row.cell, row.device, row.runner, row.threads, row.replicate
+    return row.cell, row.device, row.runner, row.threads, row.replicate, row.emulated
 
 
 # Stages in the order of the work, and whose time each was.

@@ -14,8 +14,8 @@ from rich.console import Console
 from dlas.bench import benchmark
 from dlas.bench.benchmark import Peer, Report
 from dlas.errors import DeviceError, PeerError, UsageError
-from dlas.measurement.measure import TOLERANCE
 from dlas.hardware import targets
+from dlas.measurement.measure import TOLERANCE
 from dlas.values import (
     NO_IMAGE,
     Artifact,

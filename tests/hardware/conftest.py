@@ -14,7 +14,7 @@ import pytest
 from dlas.hardware import engine as engines
 from dlas.hardware.device import DockerDevice, LocalDevice
 from dlas.hardware.image import build_image
-from dlas.hardware.lock import local_lock, lock_folder
+from dlas.hardware.lock import lock_folder
 from dlas.hardware.reach import Access, docker_device
 from dlas.hardware.runner import Runner, build_runner
 from dlas.values import Board, Compiler, Image, Job, Target
@@ -46,7 +46,8 @@ def program(host: Target, artifacts: Path) -> Runner:
 @pytest.fixture
 def local(host: Target, program: Runner, tmp_path: Path) -> LocalDevice:
     """A device with a lock of its own: the tests wait for nobody."""
-    return LocalDevice(host, program, tmp_path / "jobs", local_lock(lock_folder(tmp_path)), wait_s=0)
+    (tmp_path / "lock").mkdir()
+    return LocalDevice(host, program, tmp_path / "jobs", str(tmp_path / "lock"), wait_s=0)
 
 
 def weight() -> np.ndarray:
@@ -88,7 +89,7 @@ def container(
     build_image(host, artifacts, base, lambda line: None)
     found, _ = docker_device(host, Access("docker"), artifacts, lambda line: None)
     locks = lock_folder(tmp_path_factory.mktemp("locks"))
-    yield replace(found, lock=local_lock(locks), locks=locks, wait_s=0)
+    yield replace(found, lock=str(locks), locks=locks, wait_s=0)
     engines.at().remove_image(host.image_tag)
 
 

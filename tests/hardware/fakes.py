@@ -52,9 +52,11 @@ def info(architecture: str = "aarch64", **changes: object) -> str:
     return json.dumps(about | changes)
 
 
-def image(runner: str, image_id: str = f"sha256:{'ab' * 32}", stand_in: str = "false") -> str:
+def image(
+    runner: str, image_id: str = f"sha256:{'ab' * 32}", stand_in: str = "false", base: str = "debian@sha256:0"
+) -> str:
     """What `docker image inspect` says of an image."""
-    labels = {"dlas.runner": runner, "dlas.base": "debian@sha256:0", "dlas.stand-in": stand_in}
+    labels = {"dlas.runner": runner, "dlas.base": base, "dlas.stand-in": stand_in}
     about = {"Id": image_id, "Config": {"Labels": labels}, "Os": "linux", "Architecture": "arm64", "Size": 9}
     return json.dumps([about])
 

@@ -19,7 +19,6 @@ from dlas.errors import DeviceBusyError, DeviceError, EngineError, StorageError,
 from dlas.hardware import commands, engine, identity, lock
 from dlas.hardware.device import DockerDevice, LocalDevice
 from dlas.hardware.engine import Engine
-from dlas.hardware.lock import Lock
 from dlas.hardware.reach import Access, device
 from dlas.hardware.runner import Runner
 from dlas.values import Job, Target
@@ -203,42 +202,40 @@ def test_a_runner_that_does_not_start_is_a_device_error(local: LocalDevice, job:
         replace(local, program=Runner(tmp_path, "none")).run(job)
 
 
-def lock_file(device: LocalDevice) -> Path:
-    return Path(f"{device.lock.folder}{device.lock.file}")
-
-
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    with path.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    descriptor = os.open(path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+    os.close(descriptor)
 
 
 def test_a_device_runs_one_job_at_a_time(local: LocalDevice, job: Job) -> None:
-    with held(lock_file(local)), pytest.raises(DeviceBusyError, match="busy") as failure:
+    with held(Path(local.lock)), pytest.raises(DeviceBusyError, match="busy") as failure:
         local.run(job)
     assert failure.value.exit_code == 75
     assert local.run(job).output_stable
 
 
 def test_a_device_waits_for_its_lock(local: LocalDevice, job: Job) -> None:
-    with lock_file(local).open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        timer = threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN))
-        timer.start()
-        assert replace(local, wait_s=20).run(job).output_stable
-        assert not timer.is_alive()
+    said: list[str] = []
+    descriptor = os.open(local.lock, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    timer = threading.Timer(0.5, os.close, (descriptor,))
+    timer.start()
+    assert replace(local, wait_s=20, say=said.append).run(job).output_stable
+    assert not timer.is_alive()
+    assert said == ["test_host: waiting for another job to leave the device"]
 
 
-def test_the_lock_is_the_users_and_readable_by_a_containers_user(tmp_path: Path) -> None:
+def test_the_folder_of_names_is_the_users(tmp_path: Path) -> None:
     previous = os.umask(0o077)
     try:
         folder = lock.lock_folder(tmp_path)
     finally:
         os.umask(previous)
     assert folder == tmp_path / f"dlas-{os.getuid()}" == lock.lock_folder(tmp_path)
-    assert folder.stat().st_mode & 0o777 == 0o755
-    assert (folder / lock.NAME).stat().st_mode & 0o777 == 0o644
+    assert folder.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/etc")])
@@ -276,8 +273,7 @@ def test_a_local_device_knows_its_machine(local: LocalDevice) -> None:
 
 def test_the_container_command(host: Target, job: Job) -> None:
     assert job.module.stat().st_size < 1 << 20
-    held = lock.local_lock(Path("/tmp/dlas-0"))
-    command = commands.docker_run_command(Engine(), host, "sha256:abc", "dlas-x", held, 9, job)
+    command = commands.docker_run_command(Engine(), host, "sha256:abc", "dlas-x", lock.MACHINE, 9, job)
     assert command[1:] == [
         "--host=unix:///var/run/docker.sock",
         "run",
@@ -297,13 +293,13 @@ def test_the_container_command(host: Target, job: Job) -> None:
         "--memory=537m",
         "--memory-swap=537m",
         "--pids-limit=64",
-        "--volume=/tmp/dlas-0:/lock:ro",
+        "--volume=/run/lock:/lock:ro",
         "sha256:abc",
         "run",
         "--dir",
         "/job",
         "--lock",
-        "/lock/device.lock",
+        "/lock",
         "--timeout-s",
         "30",
         "--wait-s",
@@ -323,13 +319,13 @@ def test_the_container_command_of_a_board(host: Target, job: Job) -> None:
     target = replace(host, board=board)
     many = replace(job, threads=80)
     remote = Engine("ssh://board")
-    command = commands.docker_run_command(remote, target, "id", "n", Lock(lock.VOLUME), 9, many)
+    command = commands.docker_run_command(remote, target, "id", "n", "/l", 9, many)
     assert command[1] == "--host=ssh://board"
     assert command[command.index("--lock") + 1] == "/lock"
     assert command[command.index("--memory-swap=537m") + 1 : command.index("id")] == [
         "--pids-limit=96",
         "--cpuset-cpus=4-7",
-        "--volume=dlas-lock:/lock:ro",
+        "--volume=/l:/lock:ro",
         "--device=/dev/mali0",
         "--volume=/vendor:/vendor:ro",
         "--group-add=video",
@@ -340,15 +336,14 @@ def test_the_container_command_of_a_board(host: Target, job: Job) -> None:
 
 def test_the_local_command(job: Job) -> None:
     short = replace(job, timeout_s=0.2)
-    held = lock.local_lock(Path("/l"))
-    command = commands.local_run_command(Path("/r/runner"), "/jobs/1", held, 3, short)
+    command = commands.local_run_command(Path("/r/runner"), "/jobs/1", "/l", 3, short)
     assert command == [
         "/r/runner",
         "run",
         "--dir",
         "/jobs/1",
         "--lock",
-        "/l/device.lock",
+        "/l",
         "--timeout-s",
         "1",
         "--wait-s",
@@ -455,7 +450,7 @@ def test_the_cpu_set_of_the_board_holds_in_a_container(container: DockerDevice, 
 def test_a_container_and_its_machine_share_a_lock(
     container: DockerDevice, local: LocalDevice, job: Job
 ) -> None:
-    with held(lock_file(local)), pytest.raises(DeviceBusyError):
+    with held(Path(local.lock)), pytest.raises(DeviceBusyError):
         replace(container, lock=local.lock).run(job)
 
 
@@ -521,6 +516,6 @@ def test_an_absent_image_is_named(host: Target, artifacts: Path, program: Runner
 def test_an_image_with_another_runner_is_refused(
     host: Target, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlas.hardware.reach.runner_key", lambda target: "of a later version")
+    monkeypatch.setattr("dlas.hardware.reach.interface_key", lambda target: "of a later version")
     with pytest.raises(EngineError, match="another runner than this version's; run inv build --target th"):
         device(host, Access("docker"), artifacts, say)

@@ -19,7 +19,7 @@ from dlas.hardware import bases, engine, targets
 from dlas.hardware.device import DockerDevice
 from dlas.hardware.engine import Engine
 from dlas.hardware.image import build_command, build_image
-from dlas.hardware.runner import Runner, runner_key
+from dlas.hardware.runner import Runner, interface_key
 from dlas.values import Image, Target
 
 ROOT = Path(__file__).parents[2]
@@ -27,15 +27,17 @@ DOCKERFILES = sorted((ROOT / "docker").glob("*/Dockerfile"))
 
 
 def test_the_build_command(host: Target) -> None:
-    command = build_command(Engine(), host, Runner(Path("/a/runner/f00"), "f00"), "", Path("/t/id"))
+    command = build_command(
+        Engine(), host, Runner(Path("/a/runner/f00"), "f00"), "x@sha256:0", False, Path("/t/id")
+    )
     assert command[1:] == [
         "--host=unix:///var/run/docker.sock",
         "build",
         "--platform=linux/amd64",
         f"--file={ROOT}/docker/runner/Dockerfile",
-        "--build-arg=BASE=debian:bookworm-slim",
-        "--label=dlas.runner=f00",
-        "--label=dlas.base=debian:bookworm-slim",
+        "--build-arg=BASE=x@sha256:0",
+        f"--label=dlas.runner={interface_key(host)}",
+        "--label=dlas.base=x@sha256:0",
         "--label=dlas.stand-in=false",
         "--iidfile=/t/id",
         "/a/runner/f00",
@@ -43,7 +45,7 @@ def test_the_build_command(host: Target) -> None:
 
 
 def test_another_base_makes_a_stand_in(host: Target) -> None:
-    command = build_command(Engine(), host, Runner(Path("/a"), "f00"), "mine:1", Path("/t/id"))
+    command = build_command(Engine(), host, Runner(Path("/a"), "f00"), "mine:1", True, Path("/t/id"))
     assert "--build-arg=BASE=mine:1" in command
     assert {"--label=dlas.base=mine:1", "--label=dlas.stand-in=true"} < set(command)
 
@@ -72,7 +74,7 @@ def test_an_image_says_what_is_in_it(container: DockerDevice, host: Target, base
     found = engine.at().find_image(host.image_tag)
     assert found is not None
     assert found == container.image
-    assert (found.runner, found.base) == (runner_key(host), base or "debian:bookworm-slim")
+    assert (found.runner, found.base) == (interface_key(host), base or "debian:bookworm-slim")
     assert found.stand_in == bool(base)
     assert found.platform == "linux/amd64"
     settings = json.loads(engine.at().ask("image", "inspect", "--format={{json .Config}}", found.id))

@@ -11,23 +11,23 @@ from dlas.errors import DlasError, EngineError, TargetError, UsageError
 from dlas.hardware import reach, targets
 from dlas.hardware.device import DockerDevice
 from dlas.hardware.engine import Engine
-from dlas.hardware.lock import Lock
 from dlas.hardware.reach import Access
-from dlas.hardware.runner import runner_key
+from dlas.hardware.runner import interface_key, runner_key
 from dlas.values import Image, Target
 from tests.hardware.fakes import ABSENT, FakeDocker, image, info
 
 HIKEY = targets.load("hikey")
+BASE = HIKEY.image.base if HIKEY.image else ""
 PINNED = f"sha256:{'ab' * 32}"
 
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    monkeypatch.setattr(reach, "runner_key", lambda target: "f00")
+    monkeypatch.setattr(reach, "interface_key", lambda target: "f00")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     fake = FakeDocker(tmp_path, monkeypatch)
     fake.answer("info", info())
-    fake.answer("image inspect", image("f00"))
+    fake.answer("image inspect", image("f00", base=BASE))
     return fake
 
 
@@ -41,7 +41,7 @@ def test_a_board_is_reached_where_its_target_says(docker: FakeDocker, tmp_path: 
     device, why = found(HIKEY, Access(wait_s=7), tmp_path)
     assert (device.engine, device.emulated, device.wait_s) == (Engine("ssh://hikey"), False, 7)
     assert device.target == HIKEY
-    assert device.lock == Lock("dlas-lock")
+    assert device.lock == "/run/lock"
     assert why == "docker: engine 27.0 at ssh://hikey has the image dlas/hikey970_neon"
     assert {words[0] for words in docker.asked} == {"--host=ssh://hikey"}
 
@@ -71,7 +71,6 @@ def test_an_emulated_board_has_nothing_that_only_the_board_has(docker: FakeDocke
     assert device.emulated
     assert why.endswith("; aarch64 is emulated on x86_64: only outputs count")
     assert device.target.board == replace(HIKEY.board, threads=2, cpu_set="")
-    assert device.lock.file == "/device.lock"  # of this machine: its own jobs wait too
 
 
 def test_a_stand_in_base_is_said(docker: FakeDocker, tmp_path: Path) -> None:
@@ -98,10 +97,16 @@ def test_a_stand_in_base_is_said(docker: FakeDocker, tmp_path: Path) -> None:
             "is aarch64 itself, there is nothing to emulate",
         ),
         (
-            {"image inspect": image("old")},
+            {"image inspect": image("old", base=BASE)},
             Access(),
             EngineError,
             "the image holds another runner than this version's; run inv build --target hikey",
+        ),
+        (
+            {"image inspect": image("f00", base="debian@sha256:1")},
+            Access(),
+            EngineError,
+            f"the image is built on debian@sha256:1, and not on {BASE}; run inv build --target hikey",
         ),
         ({}, Access("local"), TargetError, "it has no runner 'local'; choose from docker"),
         ({}, Access("podman"), UsageError, "unknown runner 'podman'"),
@@ -134,7 +139,7 @@ def test_an_image_that_is_nowhere_is_to_be_built(docker: FakeDocker, tmp_path: P
 @pytest.mark.parametrize(("there", "is_it"), [(PINNED, True), (f"sha256:{'cd' * 32}", False)])
 def test_a_target_can_pin_its_image(docker: FakeDocker, tmp_path: Path, there: str, is_it: bool) -> None:
     pinned = replace(HIKEY, image=replace(HIKEY.image or Image("", "", ""), id=PINNED))
-    docker.answer("image inspect", image("f00", there))
+    docker.answer("image inspect", image("f00", there, base=BASE))
     if is_it:
         assert found(pinned, Access(), tmp_path)[0].image.id == PINNED
         return
@@ -163,3 +168,22 @@ def test_containers_of_two_machines_have_two_names(tmp_path: Path, monkeypatch: 
 def test_a_key_is_known_without_fetching_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlas.hardware.wheels.foreign_libraries", lambda *asked: pytest.fail("it fetches"))
     assert runner_key(HIKEY) == runner_key(targets.load("xavier")) != runner_key(targets.load("x86"))
+
+
+def test_what_a_host_must_know_of_a_runner_is_not_its_compiler() -> None:
+    other = replace(HIKEY, compiler=replace(HIKEY.compiler, cxx="g++"))
+    assert runner_key(other) != runner_key(HIKEY)
+    assert interface_key(other) == interface_key(HIKEY) != interface_key(targets.load("x86"))
+
+
+@pytest.mark.parametrize(
+    "host", ["hikey", "tcp://hikey:2375", "ssh://-oProxyCommand=true", "ssh://a b", "ssh://"]
+)
+def test_a_device_that_is_no_address_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(UsageError, match="--device is"):
+        found(HIKEY, Access(host=host), tmp_path)
+
+
+@pytest.mark.parametrize("host", ["ssh://hikey", "ssh://me@192.0.2.7:2222", "ssh://me@[2001:db8::7]:22"])
+def test_an_address_of_ssh_is_taken(host: str) -> None:
+    assert reach.engine_of(HIKEY, Access(host=host)).host == host

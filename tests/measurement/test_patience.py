@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dlas.errors import DeviceBusyError, DeviceError, DlasError, EngineError
+from dlas.errors import DeviceBusyError, DeviceError, DeviceLostError, DlasError, EngineError
 from dlas.measurement.patience import RETRY_PAUSES_S, persist
 from dlas.values import DeviceFacts
 from tests.measurement.answering import Answering
 
-GONE = EngineError("no Docker engine answers", "start it")
+GONE = DeviceLostError("hikey: no Docker engine answers", "start it")
 
 
 class Fleeting(Answering):
@@ -43,12 +43,12 @@ def failing(*errors: DlasError) -> Callable[[], str]:
 def test_a_device_is_asked_again_once_it_is_back() -> None:
     said: list[str] = []
     slept: list[float] = []
-    crash = DeviceError("the runner was ended by SIGKILL", "see its log")
-    assert persist(failing(GONE, crash), Fleeting(2), 3, said.append, slept.append) == "done"
+    killed = DeviceLostError("hikey: its job was ended by SIGKILL", "try again")
+    assert persist(failing(GONE, killed), Fleeting(2).probe, 3, said.append, slept.append) == "done"
     assert slept == [*RETRY_PAUSES_S[:3], RETRY_PAUSES_S[0]]
     assert said == [
-        "hikey970_neon: no Docker engine answers; waiting for it, 3 more of 3 tries",
-        "hikey970_neon: the runner was ended by SIGKILL; waiting for it, 2 more of 3 tries",
+        "hikey: no Docker engine answers; waiting for it, 3 more of 3 tries",
+        "hikey: its job was ended by SIGKILL; waiting for it, 2 more of 3 tries",
     ]
 
 
@@ -56,17 +56,20 @@ def test_a_device_is_asked_again_once_it_is_back() -> None:
 def test_it_is_not_asked_for_ever(retries: int) -> None:
     said: list[str] = []
     with pytest.raises(EngineError):
-        persist(failing(*[GONE] * 9), Fleeting(0), retries, said.append, lambda seconds: None)
+        persist(failing(*[GONE] * 9), Fleeting(0).probe, retries, said.append, lambda seconds: None)
     assert len(said) == retries
 
 
 def test_a_device_that_stays_away_is_given_up() -> None:
     slept: list[float] = []
     with pytest.raises(EngineError):
-        persist(failing(GONE, GONE), Fleeting(99), 1, lambda line: None, slept.append)
+        persist(failing(GONE, GONE), Fleeting(99).probe, 1, lambda line: None, slept.append)
     assert slept == list(RETRY_PAUSES_S)
 
 
-def test_a_busy_device_has_been_waited_for_already() -> None:
-    with pytest.raises(DeviceBusyError):
-        persist(failing(DeviceBusyError("busy", "")), Fleeting(0), 5, print, lambda seconds: None)
+@pytest.mark.parametrize(
+    "error", [DeviceBusyError("busy", ""), DeviceError("a crash", ""), EngineError("image absent", "")]
+)
+def test_what_would_end_the_same_way_is_not_tried_again(error: DlasError) -> None:
+    with pytest.raises(type(error)):
+        persist(failing(error), Fleeting(0).probe, 5, print, lambda seconds: None)
