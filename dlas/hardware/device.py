@@ -190,15 +190,14 @@ def _answer(
 def _raise_failure(target: Target, ended: Exit) -> NoReturn:
     """Why a runner, or the engine that should have started it, ended without an answer."""
     said = protocol.parse_error(ended.stdout)
-    last = protocol.one_line(_last_words(ended.log.replace("\r", "")))
+    last = protocol.one_line(_last_words(ended.log))
     name = signal_name(ended.returncode)
     error: DeviceError | EngineError
     if ended.returncode == _BUSY:
         error = DeviceBusyError(
             f"{target.name}: {said}", "wait for the other job to end, or longer with --wait"
         )
-    elif engine.unreachable(last):
-        why = engine.reason_of(last)
+    elif why := engine.why_unreachable(ended.log):
         error = DeviceLostError(f"{target.name}: its engine is gone: {why}", "see that the device is up")
     elif ended.returncode in _ENGINE_FAILED:
         error = EngineError(f"{target.name}: the container did not start: {last}", "see `inv doctor`")
@@ -221,8 +220,8 @@ def _raise_failure(target: Target, ended: Exit) -> NoReturn:
 
 def _last_words(log: str) -> str:
     """The last line that says something: the docker command ends with where to find its help."""
-    lines = [line for line in log.strip().splitlines() if not line.startswith(("See 'docker", "Run 'docker"))]
-    return next((line for line in reversed(lines) if line.strip()), "")
+    lines = [line for line in log.splitlines() if not line.startswith(("See 'docker", "Run 'docker"))]
+    return next((line for line in reversed(lines) if line.strip(" .")), "")
 
 
 def signal_name(returncode: int) -> str:

@@ -103,7 +103,7 @@ class Engine:
         if ended.returncode == 0:
             return
         words = one_line(ended.log)
-        if "no space left" in words and not unreachable(words):
+        if "no space left" in words and not why_unreachable(ended.log):
             raise EngineError(
                 f"{self.host}: no space is left for the image: {words}",
                 "free some on the engine's disk (`docker system df` shows what takes it), then try again",
@@ -141,10 +141,9 @@ class Engine:
 
     def refuse(self, said: str) -> NoReturn:
         """Raise the EngineError of what a failed command said."""
-        words = one_line(said.replace("\r", ""))  # ssh ends its lines for a terminal
-        if unreachable(words):
-            raise DeviceLostError(f"no Docker engine answers: {self.host}: {reason_of(words)}", self.remedy)
-        raise EngineError(f"{self.host}: the Docker engine refused: {words}", self.remedy)
+        if why := why_unreachable(said):
+            raise DeviceLostError(f"no Docker engine answers: {self.host}: {why}", self.remedy)
+        raise EngineError(f"{self.host}: the Docker engine refused: {one_line(said)}", self.remedy)
 
     def facts(self) -> EngineFacts:
         """Raises EngineError."""
@@ -243,20 +242,18 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("DOCKER_HOST", "DOCKER_CONTEXT")}
 
 
-def unreachable(words: str) -> bool:
-    """Whether the docker command says that it found no engine at the other end."""
-    return words.startswith(("Cannot connect", "error during connect", "failed to connect")) or any(
-        sign in words for sign in ("docker system dial-stdio", "Is the docker daemon running")
-    )
+def why_unreachable(said: str) -> str:
+    """Why the docker command found no engine at the other end, out of its long sentence; empty where it did.
 
-
-def reason_of(words: str) -> str:
-    """Why there is no engine, out of the docker command's long sentence.
-
-    >>> reason_of("error during connect: ... stderr=ssh: connect to host hikey port 22: No route to host")
+    >>> why_unreachable("error during connect: ... stderr=ssh: connect to host hikey port 22: No route to host")
     'ssh: connect to host hikey port 22: No route to host'
     """
-    return words.rpartition("stderr=")[2].strip() or words
+    words = " ".join(said.replace("\r", "").split())  # ssh ends its lines for a terminal
+    signs = ("Cannot connect to the Docker daemon", "error during connect", "failed to connect", "dial-stdio")
+    if not any(sign in words for sign in signs):
+        return ""
+    reason = words.rpartition("stderr=")[2].removesuffix(" .")
+    return one_line(reason.partition("See 'docker")[0].strip(" .") or words)
 
 
 def stream(command: Sequence[str], log: Log, environment: Mapping[str, str]) -> str:
