@@ -97,3 +97,14 @@ def base() -> str:
     from dlas.hardware import engine
 
     return os.environ.get("DLAS_BASE") or (STAND_IN_BASE if engine.at().find_image(STAND_IN_BASE) else "")
+
+
+@pytest.fixture
+def root(tmp_path: Path, artifacts: Path) -> Path:
+    """An artifacts root with its own results, and the session's modules and runner."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for name in ("modules", "runner"):
+        (artifacts / name).mkdir(exist_ok=True)
+        (folder / name).symlink_to(artifacts / name)
+    return folder

@@ -26,17 +26,6 @@ Run = Callable[..., list[Row]]
 
 
 @pytest.fixture
-def root(tmp_path: Path, artifacts: Path) -> Path:
-    """An artifacts root with its own results, and the session's modules and runner."""
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    for name in ("modules", "runner"):
-        (artifacts / name).mkdir(exist_ok=True)
-        (folder / name).symlink_to(artifacts / name)
-    return folder
-
-
-@pytest.fixture
 def run(tmp_path: Path, root: Path) -> Run:
     """Runs three cells of a small network within some bounds."""
     path = write_sweep(tmp_path, "tiny", algorithms='"direct", "gemm", "spatial_pack"')

@@ -75,17 +75,6 @@ def run(path: Path, root: Path, **settings: Any) -> list[Row]:
     return done
 
 
-@pytest.fixture
-def root(tmp_path: Path, artifacts: Path) -> Path:
-    """An artifacts root with its own results, and the session's modules and runner."""
-    folder = tmp_path / "artifacts"
-    folder.mkdir()
-    for name in ("modules", "runner"):
-        (artifacts / name).mkdir(exist_ok=True)
-        (folder / name).symlink_to(artifacts / name)
-    return folder
-
-
 def test_a_row_tells_what_ran(tmp_path: Path, root: Path) -> None:
     (row,) = run(write_sweep(tmp_path, "tiny"), root)
     assert (row.status, row.reason) == ("measured", "")

@@ -197,7 +197,7 @@ def _raise_failure(target: Target, ended: Exit) -> NoReturn:
         error = DeviceBusyError(
             f"{target.name}: {said}", "wait for the other job to end, or longer with --wait"
         )
-    elif why := engine.why_unreachable(ended.log):
+    elif not said and (why := engine.why_unreachable(ended.log)):
         error = DeviceLostError(f"{target.name}: its engine is gone: {why}", "see that the device is up")
     elif ended.returncode in _ENGINE_FAILED:
         error = EngineError(f"{target.name}: the container did not start: {last}", "see `inv doctor`")

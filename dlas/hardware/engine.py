@@ -13,6 +13,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ BASE_LABEL = "dlas.base"
 STAND_IN_LABEL = "dlas.stand-in"
 JOB_LABEL = "dlas.job"  # of a container: the target that its job is for
 _ANSWER_S = 60.0
+_POLL_S = 0.1
+_HELP = ("See 'docker", "Run 'docker")  # where a docker command ends with where to find help
 _SILENT_S = 600  # older engines write all of an image to their disk before they send the first byte
 _ID = r"sha256:[0-9a-f]{64}"
 _MAX_ANSWER_BYTES = 8 << 20
@@ -207,11 +210,19 @@ class Engine:
 
     def remove_container(self, name: str) -> None:
         """Kill and remove a container; nothing happens when there is none. Raises EngineError."""
-        try:
-            self.ask("container", "rm", "--force", name)
-        except EngineError as error:
-            if "no such container" not in error.cause.lower():
-                raise
+        deadline = time.monotonic() + _ANSWER_S
+        while True:
+            try:
+                self.ask("container", "rm", "--force", name)
+                return
+            except EngineError as error:
+                words = error.cause.lower()
+                if "no such container" in words:
+                    return
+                # One that has just ended is being removed by the engine; until then its name is taken.
+                if "already in progress" not in words or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     def jobs(self) -> tuple[str, ...]:
         """The names of the containers of jobs that it has, running or left behind. Raises EngineError."""
@@ -245,15 +256,17 @@ def environment() -> dict[str, str]:
 def why_unreachable(said: str) -> str:
     """Why the docker command found no engine at the other end, out of its long sentence; empty where it did.
 
-    >>> why_unreachable("error during connect: ... stderr=ssh: connect to host hikey port 22: No route to host")
-    'ssh: connect to host hikey port 22: No route to host'
+    Some put what ssh said in quotes, as Go does, some end with where to find help.
+
+    >>> why_unreachable("error during connect: ... stderr=ssh: connect to host hikey: No route to host")
+    'ssh: connect to host hikey: No route to host'
     """
-    words = " ".join(said.replace("\r", "").split())  # ssh ends its lines for a terminal
+    lines = said.replace("\\r", "").replace("\\n", "\n").splitlines()
+    words = " ".join(" ".join(line for line in lines if not line.startswith(_HELP)).split())
     signs = ("Cannot connect to the Docker daemon", "error during connect", "failed to connect", "dial-stdio")
     if not any(sign in words for sign in signs):
         return ""
-    reason = words.rpartition("stderr=")[2].removesuffix(" .")
-    return one_line(reason.partition("See 'docker")[0].strip(" .") or words)
+    return one_line(words.rpartition("stderr=")[2].strip(' ."') or words)
 
 
 def stream(command: Sequence[str], log: Log, environment: Mapping[str, str]) -> str:

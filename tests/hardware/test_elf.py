@@ -80,7 +80,11 @@ def test_packed_relocations_need_the_version_that_brought_them(
             System(glibc="2.16"),
             "thing needs GLIBC_2.17, the board has 2.16; link it with an older",
         ),
-        ("aarch64", System("Debian 7", glibc="2.31", glibcxx="3.4.17"), "needs GLIBCXX_3.4.21, Debian 7 has 3.4.17"),
+        (
+            "aarch64",
+            System("Debian 7", glibc="2.31", glibcxx="3.4.17"),
+            "needs GLIBCXX_3.4.21, Debian 7 has 3.4.17",
+        ),
         ("x86_64", System(), "thing is for aarch64, the board is x86_64"),
     ],
 )

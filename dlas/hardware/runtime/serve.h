@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -81,38 +82,62 @@ inline Answer work(const Settings& settings, char first, Report* report) {
   std::_Exit(failure ? failure->exit_code : 0);
 }
 
-// Returns when the process at the other end of `alive` has ended, or when stdin has: then it ends it. It
-// sleeps until then, so that it takes nothing from what is timed.
-inline void attend(pid_t child, int alive) {
-  pollfd ends[] = {{alive, 0, 0}, {STDIN_FILENO, 0, 0}};
-  while (poll(ends, 2, -1) < 0) {
-    if (errno != EINTR) throw system_failure("poll");
+// Returns the id of the child once it has ended, or 0 with WNOHANG as long as it has not.
+inline pid_t wait_for(pid_t child, int flags, int* status) {
+  pid_t ended;
+  while ((ended = waitpid(child, status, flags)) < 0) {
+    if (errno != EINTR) throw system_failure("waitpid");
   }
-  if (ends[0].revents == 0) {
+  return ended;
+}
+
+// Returns the status of the child when it has ended; when stdin has, it is ended. It sleeps until then, so
+// that it takes nothing from what is timed. signals: a signalfd for SIGCHLD. The end of a pipe would not do:
+// what the child starts has that too, and may live on.
+inline int attend(pid_t child, int signals) {
+  int status;
+  while (wait_for(child, WNOHANG, &status) == 0) {
+    pollfd ends[] = {{signals, POLLIN, 0}, {STDIN_FILENO, 0, 0}};
+    if (poll(ends, 2, -1) < 0) {
+      if (errno == EINTR) continue;
+      throw system_failure("poll");
+    }
+    signalfd_siginfo told;
+    if (ends[0].revents != 0 && read(signals, &told, sizeof told) < 0) throw system_failure("read");
+    if (ends[1].revents == 0) continue;
     std::fputs("the host is gone: its job is ended\n", stderr);
     kill(child, SIGKILL);
+    wait_for(child, 0, &status);
+    break;
   }
+  return status;
 }
 
 // Returns the status of the process, as waitpid gives it.
 inline int run_apart(const Settings& settings, bool attended, char first, Report* report, int out) {
   pid_t server = getpid();
-  int alive[2];  // nothing is written to it: it closes with the last process that has its other end
-  if (pipe2(alive, O_CLOEXEC) != 0) throw system_failure("pipe");
+  sigset_t ended, before;
+  sigemptyset(&ended);
+  sigaddset(&ended, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &ended, &before);  // else it could come before anybody reads it
+  int signals = signalfd(-1, &ended, SFD_CLOEXEC);
+  if (signals < 0) throw system_failure("signalfd");
   pid_t child = fork();
   if (child < 0) throw system_failure("fork");
   if (child == 0) {
+    sigprocmask(SIG_SETMASK, &before, nullptr);
     die_with_parent();
     if (getppid() != server) std::_Exit(kExitFailed);  // it died before it could be said
     work_and_exit(settings, first, report, out);
   }
-  close(alive[1]);
-  if (attended) attend(child, alive[0]);
-  close(alive[0]);
   int status;
-  while (waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) throw system_failure("waitpid");
+  if (attended) {
+    status = attend(child, signals);
+  } else {
+    wait_for(child, 0, &status);
   }
+  close(signals);
+  sigprocmask(SIG_SETMASK, &before, nullptr);
   return status;
 }
 
