@@ -260,13 +260,16 @@ def why_unreachable(said: str) -> str:
 
     >>> why_unreachable("error during connect: ... stderr=ssh: connect to host hikey: No route to host")
     'ssh: connect to host hikey: No route to host'
+    >>> why_unreachable("Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?")
+    'is its daemon running?'
     """
     lines = said.replace("\\r", "").replace("\\n", "\n").splitlines()
     words = " ".join(" ".join(line for line in lines if not line.startswith(_HELP)).split())
     signs = ("Cannot connect to the Docker daemon", "error during connect", "failed to connect", "dial-stdio")
     if not any(sign in words for sign in signs):
         return ""
-    return one_line(words.rpartition("stderr=")[2].strip(' ."') or words)
+    reason = words.rpartition("stderr=")[2].strip(' ."') or words
+    return one_line(re.sub(r"Cannot connect to the Docker daemon at \S+ Is the docker", "is its", reason))
 
 
 def stream(command: Sequence[str], log: Log, environment: Mapping[str, str]) -> str:
