@@ -75,7 +75,11 @@ def _checks(target: Target, access: Access, artifacts: Path) -> Iterator[Check]:
     except DlasError as error:
         yield Check("start", "failed", error.cause, error.next_step)
         return
-    yield Check("start", "ok", f"the runner starts; the processor is {model}")
+    processor = target.system.processor
+    if processor in model or device.emulated:
+        yield Check("start", "ok", f"the runner starts; the processor is {model}")
+    else:
+        yield Check("start", "failed", f"the processor is {model}, and not {processor}", "see the target")
     lock = _lock(device)
     yield lock
     if lock.state == "ok" and isinstance(device, DockerDevice):

@@ -152,6 +152,14 @@ def test_a_wrong_governor_is_named_with_what_sets_it(
     )
 
 
+def test_another_processor_is_named(
+    docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(XAVIER, system=replace(XAVIER.system, processor="Cortex-A73"))
+    [found] = failed(examine(monkeypatch, tmp_path, target=other)[0])
+    assert found == "start         the processor is Carmel, and not Cortex-A73; see the target"
+
+
 def test_a_job_that_runs_is_named(
     docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

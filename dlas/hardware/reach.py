@@ -133,7 +133,7 @@ def check_architecture(target: Target, access: Access, engine: Engine, facts: En
     if target.detected and not engine.is_local:
         raise TargetError(
             f"{target.name}: its values were detected on this machine, not at {engine.host}",
-            "write them down in a target of its own",
+            "use --runner local, or write them down in a target of its own",
         )
     if emulated and not access.emulate:
         raise EngineError(
@@ -212,7 +212,8 @@ def usable_image(target: Target, engine: Engine, quiet: bool = False) -> tuple[C
 
 def is_this_machine(target: Target, access: Access) -> bool:
     """Whether jobs of the target may run here outside containers."""
-    elsewhere = target.board.host or access.host or access.emulate or not engines.at().is_local
+    engine_is_away = access.runner != "local" and not engines.at().is_local
+    elsewhere = target.board.host or access.host or access.emulate or engine_is_away
     return not elsewhere and "local" in target.board.runners and target.compiler.arch == platform.machine()
 
 

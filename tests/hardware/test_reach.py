@@ -187,3 +187,17 @@ def test_a_device_that_is_no_address_is_refused(tmp_path: Path, host: str) -> No
 @pytest.mark.parametrize("host", ["ssh://hikey", "ssh://me@192.0.2.7:2222", "ssh://me@[2001:db8::7]:22"])
 def test_an_address_of_ssh_is_taken(host: str) -> None:
     assert reach.engine_of(HIKEY, Access(host=host)).host == host
+
+
+def test_values_detected_here_are_not_for_another_machine(
+    docker: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://elsewhere")
+    docker.answer("info", info("x86_64"))
+    x86 = targets.load("x86")
+    with pytest.raises(
+        TargetError, match="detected on this machine, not at ssh://elsewhere; use --runner local"
+    ):
+        reach.device(x86, Access(), tmp_path, print)
+    assert not reach.is_this_machine(x86, Access())
+    assert reach.is_this_machine(x86, Access("local"))
