@@ -118,6 +118,7 @@ def test_a_stand_in_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.docker
 @pytest.mark.aarch64
+@pytest.mark.qemu
 def test_the_runner_starts_on_an_old_system(artifacts: Path) -> None:
     """Debian bullseye has the C library of the oldest board; QEMU runs it where this is no Arm machine."""
     engine = engines.at()
@@ -131,7 +132,5 @@ def test_the_runner_starts_on_an_old_system(artifacts: Path) -> None:
     ended = subprocess.run(
         command, input=b"observe=/etc/debian_version\n", capture_output=True, timeout=60, check=False
     )
-    if b"exec format error" in ended.stderr:
-        pytest.skip("this machine runs no programs for aarch64: no QEMU is registered with binfmt_misc")
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["files"]["/etc/debian_version"].startswith("11.")
