@@ -78,7 +78,7 @@ def atomic_write(path: Path, data: bytes) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 @contextmanager
@@ -241,24 +241,25 @@ def _publish(folder: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not final.is_dir():
             raise
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def _make_folder(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def _sync_tree(folder: Path) -> None:
     for parent, _, names in os.walk(folder):
         for path in (*(Path(parent, name) for name in names), Path(parent)):
             if path.is_dir() or (path.is_file() and not path.is_symlink()):
-                _sync(path)
+                sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -18,7 +18,6 @@ from dlas import sweep as sweeps
 from dlas.errors import (
     DataError,
     DeviceBusyError,
-    DeviceLostError,
     DlasError,
     StorageError,
     SweepIncomplete,
@@ -54,8 +53,9 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
         else:
             progress.say(f"{trial.cell.id}: {row.status}, cached")
             done.append(row)
-    if open_trials and not done and all(trial.absence for trial in open_trials):
-        raise open_trials[0].absence or DeviceLostError("no device", "")
+    absences = [trial.absence for trial in open_trials if trial.absence]
+    if absences and not done and len(absences) == len(open_trials):
+        raise absences[0]
     progress.start(len(open_trials))
     with Worker(progress.note) as worker:
         for trial in open_trials:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from dlas.cache import storage_error, temporary_folder
+from dlas.cache import storage_error, sync, temporary_folder
 from dlas.errors import EngineError, StorageError, TargetError, UsageError
 from dlas.hardware.engine import Engine, Log, build_hint
 from dlas.hardware.manifest import Manifest, SavedImage, parse_manifest
@@ -65,7 +65,7 @@ def save(engine: Engine, targets: Iterable[Target], path: Path, commit: Commit, 
             file = folder / path.name
             manifest = _write(engine, draft, file, say)
             os.replace(file, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise storage_error(path, error) from error
     return manifest
@@ -217,11 +217,3 @@ def _pieces(image: SavedImage, part: Part) -> Iterator[bytes]:
     while piece := tap.read(CHUNK_BYTES):
         yield piece
     _check_end(image, tap)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

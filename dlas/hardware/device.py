@@ -129,9 +129,8 @@ class DockerDevice:
                 most_s = self.wait_s + job.timeout_s + self.grace_s
                 return _run(self.target, job, command, most_s, engine.environment(), self.say)
             except BaseException:
-                with suppress(
-                    EngineError
-                ):  # then it ends by itself, as its stdin has, or goes before the next job
+                # Where that fails too, it ends by itself, as its stdin has, or goes before the next job.
+                with suppress(EngineError):
                     self.engine.remove_container(self.name)
                 raise
 
@@ -220,7 +219,7 @@ def _raise_failure(target: Target, ended: Exit) -> NoReturn:
 
 def _last_words(log: str) -> str:
     """The last line that says something: the docker command ends with where to find its help."""
-    lines = [line for line in log.splitlines() if not line.startswith(("See 'docker", "Run 'docker"))]
+    lines = [line for line in log.splitlines() if not line.startswith(engine.HELP)]
     return next((line for line in reversed(lines) if line.strip(" .")), "")
 
 

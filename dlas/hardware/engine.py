@@ -35,7 +35,7 @@ STAND_IN_LABEL = "dlas.stand-in"
 JOB_LABEL = "dlas.job"  # of a container: the target that its job is for
 _ANSWER_S = 60.0
 _POLL_S = 0.1
-_HELP = ("See 'docker", "Run 'docker")  # where a docker command ends with where to find help
+HELP = ("See 'docker", "Run 'docker")  # where a docker command ends with where to find help
 _SILENT_S = 600  # older engines write all of an image to their disk before they send the first byte
 _ID = r"sha256:[0-9a-f]{64}"
 _MAX_ANSWER_BYTES = 8 << 20
@@ -264,7 +264,7 @@ def why_unreachable(said: str) -> str:
     'is its daemon running?'
     """
     lines = said.replace("\\r", "").replace("\\n", "\n").splitlines()
-    words = " ".join(" ".join(line for line in lines if not line.startswith(_HELP)).split())
+    words = " ".join(" ".join(line for line in lines if not line.startswith(HELP)).split())
     signs = ("Cannot connect to the Docker daemon", "error during connect", "failed to connect", "dial-stdio")
     if not any(sign in words for sign in signs):
         return ""

@@ -24,6 +24,7 @@ from dlas.hardware.manifest import (
     SavedImage,
     parse_manifest,
 )
+from dlas.hardware.protocol import tar_header, tar_padding
 from dlas.hardware.saved import Malformed, Read
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -86,10 +87,10 @@ class Packer:
         """The image, with what is known of its member now."""
         self._append(self._zstd.flush())
         size = self._packed.bytes
-        self._file.write(_padding(size))
+        self._file.write(tar_padding(size))
         end = self._file.tell()
         self._file.seek(self._start)
-        self._file.write(_header(image.member, size))
+        self._file.write(tar_header(image.member, size))
         self._file.seek(end)
         return replace(
             image,
@@ -159,13 +160,13 @@ def layout(file: BinaryIO) -> tuple[Manifest, Callable[[], list[Part]]]:
     places = []
     for image in manifest.images:
         places.append((start + _BLOCK, image.member_bytes))
-        start += _BLOCK + image.member_bytes + len(_padding(image.member_bytes))
+        start += _BLOCK + image.member_bytes + len(tar_padding(image.member_bytes))
     if total != start + len(_END):
         what = "it is truncated" if total < start + len(_END) else "something follows its end"
         raise Malformed(f"{what}: it has {total} bytes, {start + len(_END)} were expected")
     for image, (place, size) in zip(manifest.images, places, strict=True):
-        after = _padding(size)
-        if _pread(file, _BLOCK, place - _BLOCK) != _header(image.member, size):
+        after = tar_padding(size)
+        if _pread(file, _BLOCK, place - _BLOCK) != tar_header(image.member, size):
             raise Malformed(f"the header of {image.member} is damaged")
         if _pread(file, len(after), place + size) != after:
             raise Malformed(f"what follows {image.member} is damaged")
@@ -179,12 +180,12 @@ def _read_manifest(file: BinaryIO) -> tuple[Manifest, int]:
     block = _pread(file, _BLOCK, 0)
     number = block[124:135]
     size = int(number, 8) if re.fullmatch(rb"[0-7]{11}", number) else 0
-    if not 0 < size <= MAX_MANIFEST_BYTES or block != _header(_MANIFEST, size):
+    if not 0 < size <= MAX_MANIFEST_BYTES or block != tar_header(_MANIFEST, size):
         raise Malformed("it is not an archive of images, or its beginning is damaged")
-    data, after = _pread(file, size, _BLOCK), _pread(file, len(_padding(size)), _BLOCK + size)
-    if len(data) + len(after) != size + len(_padding(size)):
+    data, after = _pread(file, size, _BLOCK), _pread(file, len(tar_padding(size)), _BLOCK + size)
+    if len(data) + len(after) != size + len(tar_padding(size)):
         raise Malformed(f"it is truncated: its {_MANIFEST} is cut off")
-    if after != _padding(size):
+    if after != tar_padding(size):
         raise Malformed(f"what follows {_MANIFEST} is damaged")
     try:
         return parse_manifest(data), _BLOCK + size + len(after)
@@ -194,17 +195,7 @@ def _read_manifest(file: BinaryIO) -> tuple[Manifest, int]:
 
 def _first(manifest: Manifest) -> bytes:
     data = manifest.encode()
-    return _header(_MANIFEST, len(data)) + data + _padding(len(data))
-
-
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf(tarfile.USTAR_FORMAT)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % _BLOCK)
+    return tar_header(_MANIFEST, len(data)) + data + tar_padding(len(data))
 
 
 def _pread(file: BinaryIO, size: int, start: int) -> bytes:

@@ -134,7 +134,7 @@ def _check_job(job: Job) -> None:
 
 
 def _archive(job: Job, text: bytes) -> Iterator[bytes]:
-    yield _header("job.txt", len(text)) + text + _padding(len(text))
+    yield tar_header("job.txt", len(text)) + text + tar_padding(len(text))
     yield from _module_member(job)
     yield from _input_member(job)
     yield bytes(2 * tarfile.BLOCKSIZE)
@@ -163,13 +163,15 @@ def _one_line(value: str) -> str:
     return value
 
 
-def _header(name: str, size: int) -> bytes:
+def tar_header(name: str, size: int) -> bytes:
+    """The header of a file in a ustar archive, with no time and no owner."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
-def _padding(size: int) -> bytes:
+def tar_padding(size: int) -> bytes:
+    """What follows a file of so many bytes, up to a whole block."""
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
@@ -177,7 +179,7 @@ def _module_member(job: Job) -> Iterator[bytes]:
     try:
         with job.module.open("rb") as file:
             size = left = job.module.stat().st_size
-            yield _header("model.so", size)
+            yield tar_header("model.so", size)
             while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
                 left -= len(chunk)
                 yield chunk
@@ -185,17 +187,17 @@ def _module_member(job: Job) -> Iterator[bytes]:
         raise StorageError(f"{job.module}: {error.strerror}", "build the artifact again") from error
     if left:
         raise StorageError(f"{job.module}: it shrank while it was read", "build the artifact again")
-    yield _padding(size)
+    yield tar_padding(size)
 
 
 def _input_member(job: Job) -> Iterator[bytes]:
     """As many inputs at a time as make a chunk: the array can be larger than the memory."""
     size = len(job.inputs) * input_bytes(job)
-    yield _header("input.bin", size)
+    yield tar_header("input.bin", size)
     step = max(1, _CHUNK_BYTES // input_bytes(job))
     for start in range(0, len(job.inputs), step):
         yield np.ascontiguousarray(job.inputs[start : start + step], "<f4").tobytes()
-    yield _padding(size)
+    yield tar_padding(size)
 
 
 def _outputs(about: _Fields, raw: memoryview, job: Job) -> np.ndarray:

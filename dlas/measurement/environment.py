@@ -119,8 +119,8 @@ def hottest_celsius(state: State) -> float | None:
     zones = []
     for path, text in state.items():
         is_zone = re.fullmatch(r"/sys/class/thermal/thermal_zone\d+/temp", path)
-        is_chip = "PMIC" not in state.get(path.replace("/temp", "/type"), "")
-        if is_zone and is_chip and re.fullmatch(_MILLI, text.strip()):
+        is_constant = "PMIC" in state.get(path.replace("/temp", "/type"), "")
+        if is_zone and not is_constant and re.fullmatch(_MILLI, text.strip()):
             zones.append(int(text) / 1000)
     return max(zones, default=None)
 
