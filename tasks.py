@@ -17,6 +17,7 @@ from dlas import sweep as sweeps
 from dlas.datasets import catalog
 from dlas.errors import DlasError, UsageError
 from dlas.hardware import lock, targets
+from dlas.sweeptables import PAPER, Budget
 from dlas.values import EMULATED_REPEATS, IMAGES, REPEATS
 
 ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artifacts"))
@@ -25,38 +26,42 @@ ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artif
 DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
 HELP = {
-    "action": "save, load or verify",
+    "action": "for images: save, load or verify; for tuning: list, export, import or prune",
     "accelerator": "what trains: auto, cpu, gpu, ... as PyTorch Lightning knows it",
-    "against": "the peer: onnxruntime, openvino or torch; or fp32, our own",
+    "against": "the peer: onnxruntime, openvino or torch; or fp32, our own; with --tuned, one or more peers",
     "algorithm": "one or more of direct,gemm,spatial_pack",
     "base": "base image, where the target's own cannot be pulled",
     "build_timeout": "seconds that building one cell may take",
     "compression": "as in the sweep of the dataset: dense, channel40_shrunk, ...",
     "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
     "dataset": "cifar10 or digits; for bench, also imagenet",
-    "device": "the engine that runs the target's jobs, as in ssh://hikey; else [board] host of the target",
+    "device": "the engine that runs the target's jobs, as in ssh://hikey; else [board] host of the target; "
+    "for tune, several of a kind as in ssh://one,ssh://two",
     "devices": "how many devices train, or which, as Lightning knows it",
+    "early_stop": "so many variants in a row without a speed-up end the search of a workload; 0: none do",
     "emulate": "let this machine imitate the target's processor: outputs are checked, times mean nothing",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
     "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
-    "format": "of pruned weights, for bench --sparse: csr, csr_packed, or auto, layer by layer",
+    "format": "for tune and bench --tuned, dense or blocked (activations in blocks of channels); of pruned "
+    "weights, for bench --sparse and tune, csr, csr_packed, or auto, layer by layer",
     "force": "do again what is cached",
     "free": "folders to delete, as in modules,logs",
     "images": "of the test split, at most, that accuracy is taken on; 0 for none; a new number measures anew",
     "list_": "show the cells' ids",
-    "layers": "with bench --sparse: so many convolutions of each network, each alone; 0 for the networks",
+    "layers": "for bench --sparse and --tuned: so many convolutions of a network, each alone; 0: the network",
     "levels": "per cents of zero weights, for bench --sparse",
     "model": "name of a network of the sweep",
-    "only": "glob of cell ids, as in '*scheduled*'",
+    "only": "glob of cell ids, as in '*scheduled*'; for tune, of workloads, as in '*/64x3x3/*'",
     "precision": "of training, as Lightning knows it; for bench, fp32, fp16, int8 or int8_ort_default",
     "pruning": "for bench --sparse: uniform, the same share of each layer, or weight, over all together",
-    "path": "the archive",
+    "path": "the archive of images, or the file of exported records",
     "pytest": "run pytest alone, with these arguments",
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process, fewer than 150 are not publishable; for run, 0 is 150, emulated 3",
     "replicates": "processes for each cell; those that are there already count",
     "retry": "how often to ask a device that went away again, once it is back",
-    "rounds": "pairs of processes; with bench --sparse, one of each level, of our dense and of the peer",
+    "rounds": "pairs of processes; with bench --sparse, one of each level, of our dense and of the peer; "
+    "with --tuned, one of each contestant",
     "runner": "local, docker, or auto: docker where engine and image are there",
     "sparse": "compare pruned networks with dense ones",
     "strategy": "how several devices train together, as Lightning knows it",
@@ -65,6 +70,8 @@ HELP = {
     "target": "name, alias or file.toml of a target (for run: of several, as in x86,hikey)",
     "threads": "threads of an inference; for run, 0 is the target's own; for bench, several as in 1,2",
     "timeout": "seconds that measuring one cell may take",
+    "trials": "variants of each workload, at most; those that are recorded count",
+    "tuned": "compare what searches found with our other schedules and with peers; nothing is searched",
     "train_timeout": "seconds that training one network may take, or all levels of pruning it",
     "up_to": "the last level, in per cent; 0 for all of the recipe's",
     "wait": "seconds to wait for another job to leave the device",
@@ -145,7 +152,7 @@ def run(
     build_timeout: int = Count(1800),
     train_timeout: int = Count(86400),
 ) -> None:
-    """Train, build, check and time the cells of a sweep, and keep a row of each."""
+    """Train, tune, build, check and time the cells of a sweep, and keep a row of each."""
     loaded, planned = selected(sweep, target, only)
     if list_:
         return print(sweeps.listing(planned))
@@ -302,6 +309,57 @@ def prune(
 
 
 @verb
+def tune(
+    context: Context,
+    model: str = "resnet18",
+    dataset: str = "cifar10",
+    algorithm: str = "direct",
+    format: str = "dense",
+    compression: str = "dense",
+    target: str = "x86",
+    trials: int = Count(PAPER.trials),
+    early_stop: int = Count(PAPER.early_stop),
+    only: str = "*",
+    sweep: str = "",
+    runner: str = "auto",
+    device: str = "",
+    wait: int = Count(lock.WAIT_S),
+    retry: int = Count(10),
+    threads: int = Count(1),
+    data: str = "",
+    build_timeout: int = Count(1800),
+) -> None:
+    """Search schedules for a network's convolutions on the device; what was killed goes on."""
+    from dlas import progress, trial, tuning
+
+    if not trials:
+        raise UsageError("trials is 0", "give 1 or more")
+    chosen = targets.load(target)
+    cells = tuning.choose(sweep, model, dataset, compression, algorithm.split(","), format, chosen)
+    settings = trial.Settings(
+        "tuning",
+        ARTIFACTS,
+        runner=runner,
+        wait_s=wait,
+        retries=retry,
+        threads=threads,
+        build_timeout_s=build_timeout,
+        folders=catalog.folders(data, DATA),
+    )
+    with progress.Progress() as shown:
+        hosts, budget = device.split(","), Budget(trials, early_stop)
+        print(tuning.tune(cells, settings, hosts, budget, only, shown))
+
+
+@verb
+def show_tuning(context: Context, action: str, path: str = "", target: str = "") -> None:
+    """List the records of searches, export their best to a file, import one, or prune what is not needed."""
+    from dlas import tuning
+
+    print(tuning.act(action, path, target, ARTIFACTS))
+
+
+@verb
 def elbow(context: Context, sweep: str = "digits", only: str = "*", data: str = "") -> None:
     """Show and plot accuracy against compression, and the level that @elbow stands for."""
     from dlas import elbows
@@ -334,12 +392,12 @@ def report(context: Context, sweep: str = "smoke") -> None:
 @verb
 def bench(
     context: Context,
-    against: str = "onnxruntime",
+    against: str = "",
     model: str = "resnet18",
     dataset: str = "cifar10",
     compression: str = "dense",
     precision: str = "fp32",
-    algorithm: str = "direct,gemm,spatial_pack",
+    algorithm: str = "",
     threads: str = "1,2",
     rounds: int = Count(10),
     repeats: int = Count(60),
@@ -347,22 +405,36 @@ def bench(
     sparse: bool = False,
     levels: str = "50,60,70,80,90,95,99",
     pruning: str = "uniform",
-    format: str = "auto",
+    tuned: bool = False,
+    format: str = "",
     layers: int = Count(0),
 ) -> None:
     """Time our artifacts against a peer's, or against our fp32, whole processes in turn.
 
-    With --sparse, a network pruned to some levels, beside itself and the peer, dense; --layers N takes its N
-    largest convolutions instead, and --model '*' all networks of the dataset.
+    With --sparse, a network pruned to some levels, beside itself and the peer, dense; with --tuned, what
+    searches found for it, beside our other schedules and the peers. There, --layers N takes its N largest
+    convolutions instead, and --model '*' all networks of the dataset.
+
+    Without --against, --algorithm and --format: onnxruntime, all three, and auto; with --tuned,
+    onnxruntime,openvino, direct, and blocked.
     """
     from dlas import pipeline, progress, trial
 
+    if sparse and tuned:
+        raise UsageError("--sparse and --tuned are two comparisons", "give one of them")
+    settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))
+    if tuned:
+        cells = (model, dataset, compression, precision, algorithm or "direct", format or "blocked")
+        asked = ((against or "onnxruntime,openvino").split(","), counts(threads), rounds, layers)
+        with progress.Progress() as shown:
+            return shown.console.print(pipeline.run_tuned_bench(cells, *asked, settings, shown))
+    against, format = against or "onnxruntime", format or "auto"
+    algorithm = algorithm or "direct,gemm,spatial_pack"
     loaded = sweeps.load(sweeps.OF_DATASET.get(dataset, dataset))
     of = precision if sparse else "*"
     planned = sweeps.select(
         sweeps.expand(loaded), f"{dataset}/{model}/{compression}/{of}/dense/*/scheduled/*"
     )
-    settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))
     how = (settings, against, counts(threads), rounds)
     with progress.Progress() as shown:
         if sparse:

@@ -17,7 +17,10 @@ _PRUNING_FILES = ("channel", "channel_graph", "channel_labels", "channel_operato
 _ROOT = Path(__file__).parent
 _COMPILES = (_ROOT / "algorithms", _ROOT / "systems")
 # Of the hardware's modules, those that run and time.
-_RUNS = ("commands.py", "device.py", "process.py", "protocol.py", "runner.py", "runtime")
+_RUNS = (
+    *("commands.py", "device.py", "failures.py", "fields.py", "process.py", "protocol.py", "runner.py"),
+    "runtime",
+)
 _MEASURES = (_ROOT / "measurement", *(_ROOT / "hardware" / name for name in _RUNS))
 _PREPARES = (_ROOT / "datasets", _ROOT / "models" / "imagenet.py", _ROOT / "models" / "loading.py")
 _PRUNES = tuple(_ROOT / "compression" / f"{name}.py" for name in _PRUNING_FILES)
@@ -48,16 +51,18 @@ def quantized_key(network: str, precision: str, activations: str, images: str, c
     return cache.digest(json.dumps(asked), _source_digest(_QUANTIZES))
 
 
-def artifact_key(cell: Cell, network: str, quantized: str, target: Target) -> str:
+def artifact_key(cell: Cell, network: str, quantized: str, target: Target, choices: str = "") -> str:
     """Of a compiled network: the cell, the compiler's settings, our code, versions.
 
-    network and quantized: the keys of what is compiled, the latter empty for floats.
+    network and quantized: the keys of what is compiled, the latter empty for floats. choices: the digest of
+    what a search chose for it, empty for nothing.
     """
     compiler = asdict(target.compiler)
     del compiler["int8_activations"]  # it is in `quantized`, and nothing to floats
     asked = [
         *(network, quantized, cell.dataset, cell.precision, cell.format, cell.algorithm, cell.tuning),
         compiler,
+        choices,
         _versions(PACKAGES),
     ]
     return cache.digest(json.dumps(asked, sort_keys=True), _source_digest(_COMPILES))

@@ -1,4 +1,4 @@
-"""The story of a sweep: each cell is trained, built, measured on its device, and kept as a row."""
+"""The story of a sweep: each cell is trained, tuned, built, measured on its device, and kept as a row."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from dlas.stages import obtain_artifact, obtain_evaluation, obtain_network, obta
 from dlas.sweep import Planned
 from dlas.sweepfile import ALLOWED
 from dlas.trial import Place, Settings, Shelf, Trial, trials
+from dlas.tuning import obtain_tuned
 from dlas.values import Artifact, Row, Target
 from dlas.worker import Worker
 
@@ -84,7 +85,7 @@ def check(done: Sequence[Row], root: Path) -> None:
 
 
 def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
-    """Train, build, check and time one cell. What goes wrong with it becomes its row."""
+    """Train, tune, build, check and time one cell. What goes wrong with it becomes its row."""
     started_at, place, artifact, row = datetime.now(UTC), trial.place, None, None
     if trial.absence:
         return rows.failed(trial.blank(started_at), str(trial.absence))
@@ -96,6 +97,7 @@ def run_trial(trial: Trial, worker: Worker, progress: Progress) -> Row:
         if trial.invalid_reason:
             trial = replace(trial, place=None)
             return rows.invalid(trial.blank(started_at), trial.invalid_reason)
+        trial = obtain_tuned(trial, worker, progress)
         progress.stage(trial.cell.id, "building")
         artifact = obtain_artifact(trial, worker)
         progress.stage(trial.cell.id, f"measuring ({place.device.runner})")
@@ -164,6 +166,7 @@ def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progre
                 if trial.network.invalid_reason:
                     progress.done(each.cell.id, f"invalid: {trial.network.invalid_reason}")
                     continue
+                trial = obtain_tuned(trial, worker, progress)
                 progress.stage(each.cell.id, "building")
                 artifact = obtain_artifact(trial, worker)
                 progress.done(each.cell.id, str(artifact.path))
@@ -280,6 +283,25 @@ def run_sparse_bench(
 
     cut = sparse.Cut(tuple(levels), pruning, format, layers)
     return sparse.run(planned, algorithms, cut, settings, against, threads, rounds, progress.say)
+
+
+def run_tuned_bench(
+    cells: Sequence[str],
+    against: Sequence[str],
+    threads: Sequence[int],
+    rounds: int,
+    layers: int,
+    settings: Settings,
+    progress: Progress,
+) -> Any:
+    """Compare what searches found with our other schedules and with peers: see `dlas.bench.tuned`.
+
+    cells: the arguments of its `choose`.
+    """
+    from dlas.bench import tuned
+
+    rules = tuned.Rules(tuple(against), tuple(threads), rounds, layers)
+    return tuned.run(tuned.choose(*cells), rules, settings, progress.say)
 
 
 def append_log(path: Path, text: str) -> None:

@@ -18,10 +18,12 @@ from dlas.values import WARMUPS, Row
 # Guesses for cells that no row tells about, of a CIFAR network on two cores.
 BUILD_SECONDS = 6.0
 RUN_SECONDS = {"minimal": 0.3}
+TRIAL_SECONDS = 0.7  # of a search, where none of its records tells
+WORKLOADS = 15  # of a network that is not listed yet
 EPOCH_SECONDS = {"cifar10": 1200.0, "digits": 4.0}
 BUILDING = ("quantize", "import", "lower", "compile", "link")
 SCHEDULED_RUN_SECONDS = 0.01
-STATE_COLUMNS = len("train, prune, build, measure")
+STATE_COLUMNS = len("train, prune, tune, build, measure")
 
 
 def describe(planned: Sequence[Planned], settings: Settings, progress: Progress) -> str:
@@ -31,7 +33,9 @@ def describe(planned: Sequence[Planned], settings: Settings, progress: Progress)
     made: set[str] = set()  # a network is trained once, and an artifact built once for all its replicates
     for trial in trials(planned, settings, progress.say):
         state = _state(trial, made)
-        cost = estimate_seconds(trial, state, known)
+        cost = estimate_seconds(trial, state, known) + (
+            _tuning_seconds(trial, made) if "tune" in state else 0
+        )
         seconds += cost
         counts[state] += 1
         about = f"  about {duration(cost)}" if cost else ""
@@ -63,6 +67,17 @@ def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
         epochs += sum(recipe.epochs for _, recipe in _missing_levels(trial))
     train = EPOCH_SECONDS[trial.cell.dataset] * epochs if epochs else 0.0
     return run * runs + train + (build if "build" in state else 0.0)
+
+
+def _tuning_seconds(trial: Trial, made: set[str]) -> float:
+    """At most: a search may end early. made: as in `_state`, here the workloads that earlier trials tune."""
+    budget, found = trial.planned.budget, trial.tuned
+    if found is None:
+        return TRIAL_SECONDS * WORKLOADS * budget.trials
+    todo = [name for name in found.lacking if name not in made]
+    made.update(todo)
+    each = found.seconds / found.trials if found.trials and found.seconds else TRIAL_SECONDS
+    return each * sum(found.lacking[name] for name in todo)
 
 
 def _missing_levels(trial: Trial) -> list[tuple[float, Recipe]]:
@@ -106,7 +121,9 @@ def _state(trial: Trial, made: set[str]) -> str:
         # A level counts again for a higher one: how long that takes is an upper bound.
         pruned = f"{cell.dataset}/{cell.model.name}/{cell.finetuning}/{network.asked.technique}"
         steps.append(("prune", f"{pruned}/{network.asked.level_fraction}"))
-    if network.is_unfinished:
+    if trial.must_tune:
+        steps.append(("tune", f"tune {cell.target} {trial.layers_path if network.is_resolved else cell.id}"))
+    if network.is_unfinished or trial.must_tune:
         steps.append(("build", cell.id))  # its key is not known yet
     elif not trial.artifact_folder.is_dir():
         steps.append(("build", trial.artifact_key))

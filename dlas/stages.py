@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dlas import cache, training
+from dlas import cache, training, tuned
 from dlas.errors import BuildError, DataError, ModelError, StorageError
 from dlas.progress import Progress
 from dlas.systems import artifact as artifacts
+from dlas.systems.autoschedule.workload import Choice
 from dlas.trial import Settings, Trial
 from dlas.values import (
     CALIBRATION_IMAGES,
     Artifact,
     Cell,
+    Compiler,
     Compression,
     Contents,
     Data,
@@ -63,6 +66,15 @@ def obtain_network(trial: Trial, worker: Worker, progress: Progress) -> Trial:
     return trial
 
 
+def obtain_layers(trial: Trial, worker: Worker) -> Trial:
+    """The trial, if it is tuned with the list of its workloads. Raises what building raises."""
+    if trial.is_tuned and trial.tuned is None:
+        limit, compiler = build_limit(trial.settings), trial.planned.target.compiler
+        names = worker.call(trial.log, limit, list_layers, _source(trial), trial.cell, compiler)
+        tuned.write_layers(trial.layers_path, names)
+    return trial.renewed()
+
+
 def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
     """The compiled cell. Raises what quantizing and building raise."""
     folder, target = trial.artifact_folder, trial.planned.target
@@ -71,7 +83,8 @@ def obtain_artifact(trial: Trial, worker: Worker) -> Artifact:
         source = _source(trial, quantized)
         with cache.atomic_folder(folder) as made:
             limit, key = build_limit(trial.settings), trial.artifact_key
-            worker.call(trial.log, limit, compile_cell, source, trial.cell, target, key, made)
+            choices = trial.tuned.choices if trial.tuned else {}
+            worker.call(trial.log, limit, compile_cell, source, trial.cell, target, key, made, choices)
     return artifacts.read(folder)
 
 
@@ -205,12 +218,24 @@ def prune_network(
     finetune(spec, data, base, finetuning.load(how), technique, checkpoints, up_to, tell, one)
 
 
-def compile_cell(source: Source, cell: Cell, target: Target, key: str, folder: Path) -> None:
-    """Load a network and compile it into `folder`."""
+def compile_cell(
+    source: Source, cell: Cell, target: Target, key: str, folder: Path, choices: Mapping[str, Choice]
+) -> None:
+    """Load a network and compile it into `folder`, with what a search chose for its workloads."""
     from dlas.systems.build import build
 
     imported, contents = import_network(source)
-    build(imported, contents, cell, target, key, folder)
+    chosen: dict[str, Any] = {"choices": choices} if cell.tuning == "tuned" else {}
+    build(imported, contents, cell, target, key, folder, **chosen)
+
+
+def list_layers(source: Source, cell: Cell, compiler: Compiler) -> list[str]:
+    """The workloads of a network, one for each convolution, in order."""
+    from dlas.systems.passes import list_workloads
+
+    imported, _ = import_network(source)
+    found = list_workloads(imported.mod, cell.algorithm, cell.format, compiler)
+    return [workload.id for workload in found]
 
 
 @lru_cache(maxsize=1)  # the cells of one network follow each other

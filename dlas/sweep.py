@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from dlas.errors import SweepError
 from dlas.hardware import targets
 from dlas.sweepfile import OF_DATASET, Point, Sweep, Values, define, load
+from dlas.sweeptables import PAPER, Budget
 from dlas.values import Cell, Target
 
 __all__ = ["OF_DATASET", "RULES", "Planned", "Rule", "Sweep", "expand", "listing", "load", "select"]
@@ -21,7 +22,8 @@ __all__ = ["OF_DATASET", "RULES", "Planned", "Rule", "Sweep", "expand", "listing
 class Planned:
     """A cell of a sweep on its target. Both reasons are empty where nothing stands in the way.
 
-    trains: whether the network is trained, and pruned, where it has no checkpoint yet.
+    trains: whether the network is trained, and pruned, where it has no checkpoint yet. budget: how long its
+    workloads are searched, where it is tuned.
     """
 
     cell: Cell
@@ -29,6 +31,7 @@ class Planned:
     unbuildable: str
     unmeasurable: str
     trains: bool
+    budget: Budget = PAPER
 
     @property
     def reason(self) -> str:
@@ -61,6 +64,12 @@ RULES = (
         forbids="build",
         applies=lambda cell, _: cell.format != "dense" and cell.precision != "fp32",
         reason="{cell.format} is computed in fp32 only, not in {cell.precision}",
+    ),
+    Rule(
+        name="tuned_numbers",
+        forbids="build",
+        applies=lambda cell, _: cell.tuning == "tuned" and cell.precision != "fp32",
+        reason="only fp32 is tuned, not {cell.precision}",
     ),
     Rule(
         name="no_runner",
@@ -139,7 +148,8 @@ def _planned(sweep: Sweep, cell: Cell, target: Target) -> Planned:
     reasons["build"] += [reason for glob, reason in sweep.invalid if _matches(cell, glob)]
     training = sweep.training.get(cell.dataset)
     trains = training is not None and training.train
-    return Planned(cell, target, "; ".join(reasons["build"]), "; ".join(reasons["measure"]), trains)
+    unbuildable, unmeasurable = ("; ".join(reasons[what]) for what in ("build", "measure"))
+    return Planned(cell, target, unbuildable, unmeasurable, trains, sweep.budget)
 
 
 def _closest(ids: Sequence[str], only: str) -> list[str]:

@@ -14,7 +14,18 @@ from dlas.compression import notation
 from dlas.datasets.catalog import DATASETS
 from dlas.errors import SweepError, TargetError, UsageError, did_you_mean
 from dlas.hardware import targets
-from dlas.sweeptables import FIX, MAX_DROP_FRACTION, Training, max_drop, named_file, tables, trainings
+from dlas.sweeptables import (
+    FIX,
+    MAX_DROP_FRACTION,
+    PAPER,
+    Budget,
+    Training,
+    budget,
+    max_drop,
+    named_file,
+    tables,
+    trainings,
+)
 from dlas.values import ModelSpec, Scalar
 
 FOLDER = Path(__file__).parent / "sweeps"
@@ -42,11 +53,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
     "dataset": tuple(DATASETS),
     "precision": ("fp32", "fp16", "int8", "int8_ort_default"),
-    "format": ("dense", "csr", "csr_packed", "auto"),
+    "format": ("dense", "blocked", "csr", "csr_packed", "auto"),
     "algorithm": ("direct", "gemm", "spatial_pack"),
-    "tuning": ("minimal", "scheduled"),
+    "tuning": ("minimal", "scheduled", "tuned"),
 }
-KEYS = ("description", "axes", "include", "exclude", "invalid", "models", "training", "elbow")
+KEYS = ("description", "axes", "include", "exclude", "invalid", "models", "training", "elbow", "tuning")
 FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 Values = tuple[str, ...]
@@ -61,6 +72,7 @@ class Sweep:
     axes holds every axis of AXES. models holds the user's networks and the built-in ones; an empty
     input_shape is the dataset's, and a factory may be the name of a built-in network. invalid: what
     cannot be, and why. training: by dataset. max_drop_fraction: what the elbow may cost.
+    budget: how long the workloads of tuned cells are searched.
     """
 
     name: str
@@ -72,6 +84,7 @@ class Sweep:
     models: Mapping[str, ModelSpec]
     training: Mapping[str, Training]
     max_drop_fraction: float = MAX_DROP_FRACTION
+    budget: Budget = PAPER
 
 
 def load(name_or_path: str) -> Sweep:
@@ -104,7 +117,17 @@ def load(name_or_path: str) -> Sweep:
         models=models,
         training=trainings(file, raw.get("training", {}), path.parent),
         max_drop_fraction=max_drop(f"{file}: [elbow]", raw.get("elbow", {})),
+        budget=budget(f"{file}: [tuning]", raw.get("tuning", {})),
     )
+
+
+def narrow(sweep: Sweep, values: Mapping[str, Values]) -> Sweep:
+    """The sweep with these values for these axes, and nothing included or excluded. Raises SweepError."""
+    allowed = {**ALLOWED, "model": tuple(sweep.models)}
+    chosen = {
+        axis: tuple(_checked(f"--{axis}", axis, value, allowed) for value in values[axis]) for axis in values
+    }
+    return replace(sweep, axes={**sweep.axes, **chosen}, include=(), exclude=())
 
 
 def define(model: ModelSpec, dataset: str) -> ModelSpec:

@@ -1,9 +1,9 @@
-"""What a sweep's file says beside its axes: how networks are trained and pruned, and the elbow."""
+"""What a sweep's file says beside its axes: how networks are trained, pruned and tuned, and the elbow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ class Training:
     recipe: str
     train: bool
     finetuning: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each workload of a tuned cell is searched.
+
+    trials: how many variants, at most, all that are recorded counted. early_stop: so many in a row that made
+    the best no faster end it; 0: none do.
+    """
+
+    trials: int
+    early_stop: int
+
+
+PAPER = Budget(20_000, 1000)
 
 
 def trainings(file: str, raw: Any, folder: Path) -> dict[str, Training]:
@@ -62,6 +77,18 @@ def max_drop(where: str, raw: Any) -> float:
     if type(value) not in (int, float) or not 0 <= value < 1:  # also where it is not a number
         raise SweepError(f"{where} {keys[0]} is {value!r}, allowed is a share from 0 to below 1", FIX)
     return float(value)
+
+
+def budget(where: str, raw: Any) -> Budget:
+    """How long a search may be. Raises SweepError."""
+    if not isinstance(raw, dict):
+        raise SweepError(f"{where} is not a table", "write it as [tuning]")
+    least = {"trials": 1, "early_stop": 0}
+    tomlfile.check_keys(where, raw, tuple(least), (), SweepError)
+    for key, value in raw.items():
+        if type(value) is not int or value < least[key]:
+            raise SweepError(f"{where} {key} is {value!r}, allowed is a number from {least[key]} on", FIX)
+    return replace(PAPER, **raw)
 
 
 def tables(file: str, raw: Any, key: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

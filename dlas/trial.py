@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
-from dlas import cache, keys
+from dlas import cache, keys, tuned
 from dlas.datasets import catalog
 from dlas.errors import DataError, DeviceError, EngineError, TargetError, UsageError
 from dlas.hardware import lock, reach
@@ -18,6 +18,7 @@ from dlas.results import row as rows
 from dlas.results import store
 from dlas.results.schema import SCHEMA_VERSION
 from dlas.sweep import Planned
+from dlas.tuned import Tuned
 from dlas.values import (
     CALIBRATION_IMAGES,
     IMAGES,
@@ -151,7 +152,7 @@ class Trial:
 
     place: where it is measured, None when it is invalid or, for a reason in absence, has no device now. data:
     what it is trained and judged on.
-    Its keys rest on its weights: after training, go on with `renewed`.
+    Its keys rest on its weights and records: after training and tuning, go on with `renewed`.
     """
 
     planned: Planned
@@ -211,9 +212,42 @@ class Trial:
             self.network.key, precision, activations, self.calibration_key, CALIBRATION_IMAGES
         )
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the cell asks for it."""
+        return self.cell.tuning == "tuned"
+
+    @cached_property
+    def layers_path(self) -> Path:
+        """The list of the workloads of a tuned network."""
+        key = keys.artifact_key(self.cell, self.network.key, self.quantized_key, self.planned.target)
+        return self.settings.root / tuned.LAYERS / f"{key[:32]}.json"
+
+    @cached_property
+    def tuned(self) -> Tuned | None:
+        """The records that there are for its workloads; None where it is not tuned, or not listed yet."""
+        if not self.is_tuned or not self.network.is_resolved:
+            return None
+        workloads = tuned.read_layers(self.layers_path)
+        if workloads is None:
+            return None
+        target = self.planned.target
+        threads = self.place.threads if self.place else self.settings.threads or target.board.threads
+        return tuned.find(workloads, self.settings.root, target, self.planned.budget, threads)
+
+    @property
+    def must_tune(self) -> bool:
+        """Whether its workloads lack trials that can be made: an emulated device tells no times."""
+        if not self.is_tuned or self.place is None or self.place.device.emulated:
+            return False
+        return self.tuned is None or bool(self.tuned.lacking)
+
     @cached_property
     def artifact_key(self) -> str:
-        return keys.artifact_key(self.cell, self.network.key, self.quantized_key, self.planned.target)
+        choices = self.tuned.sha256 if self.tuned else ""
+        return keys.artifact_key(
+            self.cell, self.network.key, self.quantized_key, self.planned.target, choices
+        )
 
     @cached_property
     def images_key(self) -> str:
@@ -260,11 +294,14 @@ class Trial:
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
             weights=self.weights if self.place else None,
             accuracy_reason=self.accuracy_reason if self.place else "",
+            tuning_trials=self.tuned.trials if self.tuned else 0,
+            tuning_seconds=self.tuned.seconds if self.tuned else 0.0,
+            tuning_sha256=self.tuned.sha256 if self.tuned else "",
         )
 
     def cached(self) -> Row | None:
         """The row of an earlier run that makes running this trial needless."""
-        is_open = self.network.is_unfinished or self.network.fault
+        is_open = self.network.is_unfinished or self.network.fault or self.must_tune
         if self.settings.force or (self.place is not None and is_open):
             return None
         return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -283,14 +284,15 @@ class Contents:
 class Artifact:
     """A compiled network in its own folder: `model.so`, `manifest.json`, and the arrays of the methods below.
 
-    ops_* count convolutions, ops_integer those that sum integers, ops_sparse those computed from CSR. kernels
-    are the symbols of the compiled functions, in call order. weights and weights_sha256 are origin and file
-    of the parameters inside, as in `Weights`. level_fraction: as in `Compression`. weight_sparsity_fraction:
-    the share of the convolutions' weights in it that is zero, mac_sparsity_fraction: of their multiply-adds,
-    those with such a weight; only sparse kernels leave them out. weight_bytes: of all constants in it;
-    dense_weight_bytes: if each of the network's parameters were a float32. arithmetic: what it computes with,
-    in words, and layout how its activations lie. oracle_name: whose the oracle is. calibration: on what it
-    was quantized, in words, else empty. stage_seconds: what making it took, by stage.
+    ops_* count convolutions, ops_integer those that sum integers, ops_sparse those computed from CSR,
+    ops_tuned those with a choice of a search. kernels are the symbols of the compiled functions, in call
+    order. weights and weights_sha256 are origin and file of the parameters inside, as in `Weights`.
+    level_fraction: as in `Compression`. weight_sparsity_fraction: the share of the convolutions' weights in
+    it that is zero, mac_sparsity_fraction: of their multiply-adds, those with such a weight; only sparse
+    kernels leave them out. weight_bytes: of all constants in it; dense_weight_bytes: if each of the network's
+    parameters were a float32. arithmetic: what it computes with, in words, and layout how its activations
+    lie. oracle_name: whose the oracle is. calibration: on what it was quantized, in words, else empty.
+    stage_seconds: what making it took, by stage.
     """
 
     path: Path
@@ -318,6 +320,7 @@ class Artifact:
     calibration: str
     versions: Mapping[str, str]
     stage_seconds: Mapping[str, float]
+    ops_tuned: int = 0
 
     @property
     def module(self) -> Path:
@@ -416,6 +419,15 @@ class DeviceFacts:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+class Session(Protocol):
+    """A runner that is kept for one job after another, all from one thread: it ends with that thread."""
+
+    def run(self, job: Job) -> JobResult:
+        """Raises DeviceError for what this job broke, DeviceBusyError, StorageError, or EngineError, which
+        is DeviceLostError when the device is gone. The next run works again, when it is back.
+        """
+
+
 class Device(Protocol):
     """A device that runs one job at a time; its lock is held only while a job runs."""
 
@@ -439,6 +451,12 @@ class Device(Protocol):
 
     def run(self, job: Job) -> JobResult:
         """Raises DeviceError, DeviceBusyError or EngineError."""
+
+    def session(self, timeout_s: float) -> AbstractContextManager[Session]:
+        """One runner for many jobs, started with the first: each may take timeout_s, whatever its own says.
+
+        The lock is held only while one runs.
+        """
 
 
 @dataclass(frozen=True)
@@ -502,7 +520,9 @@ class Row:
     Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
     level_fraction: what compression became, 0 for dense. oracle: pytorch or onnxruntime, whose outputs are
     compared with, and whose predictions the reference_ and predictions_ columns speak of. accuracy_reason:
-    why there is no accuracy. stage_seconds: what each stage took, also where its outcome was cached.
+    why there is no accuracy. stage_seconds: what each stage took, also where its outcome was cached. Of a
+    tuned cell: tuning_trials and tuning_seconds are those of the searches that its choices come from, however
+    old; tuning_sha256 is of the choices, tuned_fraction the share of its convolutions that has one.
     """
 
     schema_version: int
@@ -522,6 +542,10 @@ class Row:
     layout: str
     algorithm: str
     tuning: str
+    tuning_trials: int
+    tuning_seconds: float
+    tuning_sha256: str
+    tuned_fraction: float | None
     target: str
     runner: str
     device: str

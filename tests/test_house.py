@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "sweeptables": LEAVES | {"tomlfile", "compression.finetuning", "datasets.catalog", "models.recipe"},
     "sweepfile": LEAVES
     | {"tomlfile", "sweeptables", "compression.notation", "datasets.catalog", "hardware.targets"},
-    "sweep": LEAVES | {"hardware.targets", "sweepfile"},
+    "sweep": LEAVES | {"hardware.targets", "sweepfile", "sweeptables"},
     "keys": LEAVES | {"cache", "models.sources"},
     "elbows": LEAVES
     | {"compression.elbow", "compression.notation", "datasets.catalog", "network", "results.curves"}
@@ -49,6 +49,13 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": EVERYTHING,
     "stages": EVERYTHING,
     "training": EVERYTHING,
+    "tuning": EVERYTHING,
+    "tuners": LEAVES
+    | {"cache", "candidates", "measurement.patience", "plan", "progress", "sweeptables", "trial", "worker"}
+    | {"systems.autoschedule"},
+    "candidates": LEAVES
+    | {"hardware.device", "measurement.measure", "systems.autoschedule", "trial", "worker"},
+    "tuned": LEAVES | {"cache", "sweeptables", "systems.autoschedule"},
     "supplies": EVERYTHING,
     "trial": LEAVES
     | {
@@ -60,13 +67,14 @@ ARROWS: dict[str, set[str]] = {
         "network",
         "results",
         "sweep",
+        "tuned",
     },
     "prebuilt": LEAVES | {"hardware"},
     "doctor": LEAVES | {"hardware", "measurement.environment"},
     "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},
     "tasks": LEAVES
     | {"cache", "datasets.catalog", "doctor", "elbows", "hardware", "pipeline", "plan", "prebuilt"}
-    | {"progress", "supplies", "sweep", "training", "trial"},
+    | {"progress", "supplies", "sweep", "sweeptables", "training", "trial", "tuning"},
 }
 # What changes networks of PyTorch; levels, elbows and what a name asks for are known without it.
 PRUNING = {
@@ -241,7 +249,9 @@ def test_every_requirement_is_pinned() -> None:
             assert re.fullmatch(r"(?:[\w-]+==[\w.]+)?(?:  )?(?:# .*)?", line), f"{path.name}: {line}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md", "docs/tuning.md"]
+)
 def test_links_in_the_docs_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text())
     missing = [

@@ -250,7 +250,7 @@ def test_a_damaged_network_of_integers_fails_its_cell(tmp_path: Path, fresh: Pat
 
 def test_sweeps_and_compiler_know_the_same_algorithms_schedules_and_precisions() -> None:
     assert set(sweepfile.ALLOWED["algorithm"]) == set(passes.ALGORITHMS)
-    assert set(sweepfile.ALLOWED["tuning"]) == set(passes.SCHEDULES)
+    assert set(sweepfile.ALLOWED["tuning"]) == {*passes.SCHEDULES, "tuned"}
     assert set(sweepfile.ALLOWED["precision"]) == set(passes.ARITHMETIC) == set(measurement.TOLERANCE)
 
 

@@ -32,6 +32,7 @@ VALUES = {
 }
 AXES = {"model": ["resnet18"], "algorithm": ["gemm"], "tuning": ["scheduled"]}
 FIXED = {"dataset": "cifar10", "compression": "dense", "precision": "fp32", "format": "dense"}
+ALGORITHMS = ("direct", "gemm", "spatial_pack")
 ID_AXES = ("dataset", "model", "compression", "precision", "format", "algorithm", "tuning", "target")
 
 
@@ -182,11 +183,13 @@ def test_smoke_is_small() -> None:
     smoke = sweep.load("smoke")
     assert smoke.axes["target"] == ("x86_avx",)
     cells = [each.cell for each in sweep.expand(smoke, [DESK])]
-    assert [(cell.algorithm, cell.compression, cell.format) for cell in cells] == [
-        (algorithm, compression, format)
-        for compression, format in (("dense", "dense"), ("uniform90", "auto"))
-        for algorithm in ("direct", "gemm", "spatial_pack")
+    found = [(cell.algorithm, cell.compression, cell.format, cell.tuning) for cell in cells]
+    assert found == [
+        *((algorithm, "dense", "dense", "scheduled") for algorithm in ALGORITHMS),
+        *((algorithm, "uniform90", "auto", "scheduled") for algorithm in ALGORITHMS),
+        ("direct", "dense", "dense", "tuned"),
     ]
+    assert smoke.budget.trials == 8
 
 
 def test_a_sweeps_own_targets(path: Path) -> None:

@@ -9,7 +9,7 @@ from dlas import sweepfile
 from dlas.compression import notation
 from dlas.errors import SweepError, UsageError
 from dlas.models import recipe
-from dlas.sweeptables import Training
+from dlas.sweeptables import Budget, Training
 from dlas.values import ModelSpec
 
 SWEEP = """
@@ -134,6 +134,22 @@ def test_finetuning_and_elbow_may_be_left_out(path: Path) -> None:
     assert loaded.max_drop_fraction == 0.01
 
 
+def test_how_long_a_search_may_be(path: Path) -> None:
+    assert sweepfile.load(str(path)).budget == Budget(20_000, 1000)
+    path.write_text(SWEEP + "[tuning]\ntrials = 8\n")
+    assert sweepfile.load(str(path)).budget == Budget(8, 1000)
+    path.write_text(SWEEP + "[tuning]\nearly_stop = 0\n")
+    assert sweepfile.load(str(path)).budget == Budget(20_000, 0)
+
+
+def test_a_sweep_narrowed_to_some_values(path: Path) -> None:
+    found = sweepfile.narrow(sweepfile.load(str(path)), {"model": ("mine",), "tuning": ("tuned",)})
+    assert (found.axes["model"], found.axes["tuning"]) == (("mine",), ("tuned",))
+    assert (found.axes["algorithm"], found.include, found.exclude) == (("direct", "gemm"), (), ())
+    with pytest.raises(SweepError, match=r"--model has unknown 'narow', allowed: .*; did you mean narrow\?"):
+        sweepfile.narrow(found, {"model": ("narow",)})
+
+
 def test_what_the_elbow_may_cost(path: Path) -> None:
     path.write_text(SWEEP + "[elbow]\nmax_drop_fraction = 0\n")
     assert sweepfile.load(str(path)).max_drop_fraction == 0
@@ -197,6 +213,23 @@ def test_compressions_and_precisions(path: Path) -> None:
             )
             for written, shown in (("1.0", "1.0"), ("-0.01", "-0.01"), ("nan", "nan"), ("true", "True"))
         ),
+        ("[[tuning]]\n", "[tuning] is not a table; write it as [tuning]"),
+        (
+            "[tuning]\ntrails = 1\n",
+            "[tuning] unknown key 'trails', allowed: trials, early_stop; did you mean trials?",
+        ),
+        *(
+            (
+                f"[tuning]\n{key} = {written}\n",
+                f"[tuning] {key} is {shown}, allowed is a number from {least} on; correct the file",
+            )
+            for key, written, shown, least in (
+                ("trials", "0", "0", 1),
+                ("early_stop", "-1", "-1", 0),
+                ("trials", "1.5", "1.5", 1),
+                ("early_stop", "true", "True", 0),
+            )
+        ),
         (
             '[models.yours]\nfactory = "resnet18"\nweights = "gone.pt"\n',
             "[models.yours] weights: {folder}/gone.pt is no file; paths are relative to the sweep's file",
@@ -233,7 +266,7 @@ def test_shipped_sweeps_load(name: str) -> None:
     assert sweepfile.load(name).name == name
 
 
-TOP_KEYS = "description, axes, include, exclude, invalid, models, training, elbow"
+TOP_KEYS = "description, axes, include, exclude, invalid, models, training, elbow, tuning"
 NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16, densenet161, efficientnetb0, resnet50"
 TARGETS = (
     "hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, xavier, xavier_cpu, xavier_cuda, xavier_neon"
@@ -251,8 +284,8 @@ AXES = "model, dataset, compression, precision, format, algorithm, tuning, targe
         ),
         (
             '["scheduled"]',
-            '["tuned"]',
-            "[axes] tuning has unknown 'tuned', allowed: minimal, scheduled; correct the file",
+            '["tunned"]',
+            "[axes] tuning has unknown 'tunned', allowed: minimal, scheduled, tuned; did you mean tuned?",
         ),
         (
             'compression = ["dense"]',

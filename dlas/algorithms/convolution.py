@@ -48,6 +48,11 @@ class Conv2d:
         """Whether each output channel reads a single input channel of several."""
         return self.groups > 1 and self.CG == 1
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output reads its own position alone, so that where rows end means nothing."""
+        return (self.KH, self.KW) == self.stride == (1, 1) and not any(self.padding)
+
 
 @dataclass(frozen=True)
 class Tile:

@@ -1,15 +1,16 @@
-"""Depthwise convolution, direct: a channel's outputs read one input channel, in runs."""
+"""Depthwise convolution, direct: a channel's outputs read one input channel, in runs or a block at a time."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
-from tvm import tirx
+import numpy as np
+from tvm import te, tirx
 from tvm.script import tirx as T
 
-from dlas.algorithms import runs
-from dlas.algorithms.convolution import Conv2d
+from dlas.algorithms import blocks, runs
+from dlas.algorithms.convolution import Conv2d, Tile
 from dlas.algorithms.runs import RunTile, extents
 
 
@@ -69,3 +70,28 @@ def conv2d(conv: Conv2d, tile: RunTile) -> tirx.PrimFunc:
         unpack(tiles, out)
 
     return function
+
+
+def conv2d_blocked(x: Any, packed: Any, conv: Conv2d, tile: Tile) -> Any:
+    """x and output (N, C/block, H, W, block), packed as by `pack_filter`.
+
+    Its block of role `depthwise_blocked` is (N, C/block, OH/height, OW/width, height, width, block), and sums
+    over the filter; tile.lanes is the block.
+    """
+    image, (sh, sw), (dh, dw) = blocks.image(x, conv, tile), conv.stride, conv.dilation
+    kh, kw = te.reduce_axis((0, conv.KH), "kh"), te.reduce_axis((0, conv.KW), "kw")
+
+    def element(n: Any, o: Any, y: Any, x_: Any, h: Any, w: Any, lane: Any) -> Any:
+        row, column = (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw
+        read = image(n, o * tile.lanes + lane, row, column)
+        return te.sum(read * packed[o, kh, kw, lane], axis=[kh, kw])
+
+    shape = (conv.N, conv.CO // tile.lanes, *blocks.tiles(conv, tile), tile.height, tile.width, tile.lanes)
+    tiled = te.compute(shape, element, name="depthwise", attrs={"role": "depthwise_blocked"})
+    return blocks.unpack(tiled, conv, tile, tile.lanes)
+
+
+def pack_filter(weight: np.ndarray, block: int) -> np.ndarray:
+    """(C, 1, KH, KW) to (C/block, KH, KW, block), for channels in blocks."""
+    channels, _, KH, KW = weight.shape
+    return np.ascontiguousarray(weight.reshape(channels // block, block, KH, KW).transpose(0, 2, 3, 1))

@@ -8,12 +8,13 @@ from dlas.algorithms import blocks
 from dlas.algorithms.convolution import Conv2d, Tile
 
 
-def conv2d(x: Any, packed: Any, conv: Conv2d, tile: Tile) -> Any:
-    """x (N, CI, H, W), packed as by blocks.pack_filter. Returns (N, CO, OH, OW)."""
-    padded = blocks.pad(x, conv, tile)
+def conv2d(x: Any, packed: Any, conv: Conv2d, tile: Tile, block: int = 0) -> Any:
+    """x as in blocks.at, packed as by blocks.pack_filter. Returns what blocks.unpack does."""
+    image = blocks.image(x, conv, tile)
     (sh, sw), (dh, dw) = conv.stride, conv.dilation
 
     def read(n: Any, y: Any, x_: Any, c: Any, h: Any, w: Any, kh: Any, kw: Any) -> Any:
-        return padded[n, c, (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw]
+        row, column = (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw
+        return image(n, c, row, column)
 
-    return blocks.accumulate(read, packed, conv, tile, "direct")
+    return blocks.accumulate(read, packed, conv, tile, "direct", block)

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dlas.bench.compare import Comparison, Run, compare
 from dlas.bench.export import format_network, parse_network
@@ -46,6 +46,13 @@ CHOOSING_ROUNDS = 3  # that say which of our fp32 algorithms is the best; none o
 UNWANTED = ("OMP_", "GOMP_", "KMP_", "MKL_", "LD_PRELOAD")
 
 Progress = Callable[[str], None]
+
+
+class Files(Protocol):
+    """What has a folder with input.npy and oracle.npy, which a peer is given: an artifact, say."""
+
+    @property
+    def path(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ def time_ours(
 
 
 def time_peer(
-    peer: Peer, artifact: Artifact, threads: int, repeats: int, cpus: frozenset[int] = frozenset()
+    peer: Peer, artifact: Files, threads: int, repeats: int, cpus: frozenset[int] = frozenset()
 ) -> list[int]:
     """Nanoseconds of each inference of one process of the peer, on these CPUs. Raises PeerError."""
     files = [str(artifact.path / name) for name in ("input.npy", "oracle.npy")]
@@ -219,7 +226,7 @@ def time_peer(
 def prepare(
     name: str,
     network: str,
-    artifact: Artifact,
+    artifact: Files,
     root: Path,
     progress: Progress,
     precision: str = "fp32",
@@ -280,5 +287,4 @@ def _python(module: str, arguments: Sequence[str], failure: str) -> str:
 
 def _cells(found: Comparison) -> tuple[str, ...]:
     times = (f"{median(medians) / 1e6:.2f}" for medians in (found.ours_ns, found.peer_ns))
-    interval = f"{found.low:.3f} to {found.high:.3f}" if found.low > 0 else "too few rounds"
-    return (*times, f"{found.ratio:.3f}", interval, found.verdict)
+    return (*times, f"{found.ratio:.3f}", found.interval, found.verdict)

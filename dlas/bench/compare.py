@@ -35,12 +35,25 @@ class Comparison:
             return "faster"
         return "slower" if self.low > 1 else "undecided"
 
+    @property
+    def interval(self) -> str:
+        """The interval in words.
+
+        >>> Comparison((9.0,), (10.0,), 0.9, 0.85, 0.95).interval
+        '0.850 to 0.950'
+        """
+        return f"{self.low:.3f} to {self.high:.3f}" if self.low > 0 else "too few rounds"
+
 
 def compare(ours: Run, peer: Run, rounds: int) -> Comparison:
     """Run both once in each round. Who goes first changes with the round, so that a drift cancels."""
     times_ns = take_turns({"ours": ours, "peer": peer}, rounds)
-    ours_ns, peer_ns = times_ns["ours"], times_ns["peer"]
-    return Comparison(ours_ns, peer_ns, *ratio_interval(ours_ns, peer_ns))
+    return in_pairs(times_ns["ours"], times_ns["peer"])
+
+
+def in_pairs(ours_ns: Sequence[float], peer_ns: Sequence[float]) -> Comparison:
+    """Of medians that were taken in turn, by round. Raises ValueError as `ratio_interval`."""
+    return Comparison(tuple(ours_ns), tuple(peer_ns), *ratio_interval(ours_ns, peer_ns))
 
 
 def take_turns(runs: Mapping[str, Run], rounds: int) -> dict[str, tuple[float, ...]]:

@@ -24,7 +24,7 @@ from dlas.values import Artifact, Compression, Device
 from dlas.worker import Worker
 
 PRUNINGS = ("uniform", "weight")
-FORMATS = tuple(name for name in ALLOWED["format"] if name != "dense")
+FORMATS = tuple(name for name in ALLOWED["format"] if name not in ("dense", "blocked"))
 DENSE, PEER = "dense", "peer"  # beside the levels, what takes turns
 
 Say = Callable[[str], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dlas.errors import StorageError
@@ -18,7 +19,12 @@ _LOCK_FOLDER = "/lock"
 
 def local_run_command(binary: Path, folder: str, lock: str, wait_s: int, job: Job) -> list[str]:
     """One job of the runner on this machine. folder: an empty one of its own."""
-    return [str(binary), *_run_arguments(folder, lock, wait_s, job)]
+    return [str(binary), *_arguments("run", folder, lock, wait_s, job.timeout_s)]
+
+
+def local_serve_command(binary: Path, folder: str, lock: str, wait_s: int, timeout_s: float) -> list[str]:
+    """The runner on this machine for one job after another, each with timeout_s. folder: as for one."""
+    return [str(binary), *_arguments("serve", folder, lock, wait_s, timeout_s)]
 
 
 def local_probe_command(binary: Path, lock: str) -> list[str]:
@@ -30,21 +36,38 @@ def docker_run_command(
     engine: Engine, target: Target, image_id: str, name: str, lock: str, wait_s: int, job: Job
 ) -> list[str]:
     """One job of the runner in a container. Raises EngineError, or StorageError when there is no module."""
-    disk_mib, memory_mib = container_mib(job)
-    return engine.command(
+    arguments = _arguments("run", "/job", _LOCK_FOLDER, wait_s, job.timeout_s)
+    return engine.command(*_job_container(target, name, lock, room_for(job)), image_id, *arguments)
+
+
+def docker_serve_command(
+    engine: Engine,
+    target: Target,
+    image_id: str,
+    name: str,
+    lock: str,
+    wait_s: int,
+    timeout_s: float,
+    room: Room,
+) -> list[str]:
+    """The runner in a container for one job after another, each with timeout_s. Raises EngineError."""
+    arguments = _arguments("serve", "/job", _LOCK_FOLDER, wait_s, timeout_s)
+    return engine.command(*_job_container(target, name, lock, room), image_id, *arguments)
+
+
+def _job_container(target: Target, name: str, lock: str, room: Room) -> list[str]:
+    return [
         *_sealed_container(),
         f"--name={name}",
         f"--label={engines.JOB_LABEL}={target.name}",
-        f"--tmpfs=/job:rw,exec,nosuid,size={disk_mib}m,mode=1777",  # exec: the network is a library
-        f"--memory={memory_mib}m",
-        f"--memory-swap={memory_mib}m",
-        f"--pids-limit={max(64, job.threads + 16)}",
+        f"--tmpfs=/job:rw,exec,nosuid,size={room.disk_mib}m,mode=1777",  # exec: the network is a library
+        f"--memory={room.memory_mib}m",
+        f"--memory-swap={room.memory_mib}m",
+        f"--pids-limit={room.processes}",
         *([f"--cpuset-cpus={target.board.cpu_set}"] if target.board.cpu_set else []),
         *_lock_mount(lock),
         *_board_options(target.board),
-        image_id,
-        *_run_arguments("/job", _LOCK_FOLDER, wait_s, job),
-    )
+    ]
 
 
 def docker_probe_command(
@@ -68,6 +91,32 @@ def docker_probe_command(
         "probe",
         *(["--lock", _LOCK_FOLDER] if lock else []),
     )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a container may have. disk_mib: its folder in memory, a part of memory_mib."""
+
+    disk_mib: int
+    memory_mib: int
+    processes: int
+
+    def holds(self, other: Room) -> bool:
+        return (
+            self.disk_mib >= other.disk_mib
+            and self.memory_mib >= other.memory_mib
+            and self.processes >= other.processes
+        )
+
+    @property
+    def doubled(self) -> Room:
+        """For jobs that are somewhat larger."""
+        return Room(2 * self.disk_mib, 2 * self.memory_mib, self.processes)
+
+
+def room_for(job: Job) -> Room:
+    """What the container of a job may have. Raises StorageError when there is no module."""
+    return Room(*container_mib(job), processes=max(64, job.threads + 16))
 
 
 def container_mib(job: Job) -> tuple[int, int]:
@@ -115,6 +164,6 @@ def _board_options(board: Board) -> list[str]:
     ]
 
 
-def _run_arguments(folder: str, lock: str, wait_s: int, job: Job) -> list[str]:
-    limits = ["--timeout-s", str(math.ceil(job.timeout_s)), "--wait-s", str(wait_s)]
-    return ["run", "--dir", folder, "--lock", lock, *limits]
+def _arguments(verb: str, folder: str, lock: str, wait_s: int, timeout_s: float) -> list[str]:
+    limits = ["--timeout-s", str(math.ceil(timeout_s)), "--wait-s", str(wait_s)]
+    return [verb, "--dir", folder, "--lock", lock, *limits]

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from dlas.cache import temporary_folder
-from dlas.errors import DeviceBusyError, DeviceError, DeviceLostError, EngineError
+from dlas.errors import EngineError
 from dlas.hardware import commands, engine, identity, protocol
 from dlas.hardware.engine import Engine
+from dlas.hardware.failures import Say, raise_failure, silent, tell_waiting
 from dlas.hardware.lock import MACHINE, WAIT_S, hold
-from dlas.hardware.process import Exit, exchange
+from dlas.hardware.process import Exit, converse, exchange
 from dlas.hardware.runner import Runner
+from dlas.hardware.session import RunnerSession, Serving, own_name
 from dlas.values import NO_IMAGE, ContainerImage, DeviceFacts, Job, JobResult, Target
 
 _PROBE_S = 60.0
-_BUSY = 75
-_ENGINE_FAILED = (125, 126, 127)  # docker run: the engine refused, the program cannot be run, is not there
-_SHELL_SIGNAL = 128
-_WAITING = "waiting for"
-
-Say = Callable[[str], None]
-
-
-def _silent(line: str) -> None:
-    """Nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class LocalDevice:
     scratch: Path
     lock: str = MACHINE
     wait_s: int = WAIT_S
-    say: Say = _silent
+    say: Say = silent
     grace_s: float = 5.0  # for the process to start and end, on top of the job's own time
 
     @property
@@ -73,6 +63,19 @@ class LocalDevice:
             most_s = self.wait_s + job.timeout_s + self.grace_s
             return _run(self.target, job, command, most_s, _clean_environment(), self.say)
 
+    def session(self, timeout_s: float) -> RunnerSession:
+        """A runner that is kept for many jobs, each with timeout_s whatever its own is."""
+        most_s = self.wait_s + timeout_s + self.grace_s
+        return RunnerSession(self.target, lambda job: self._serve(timeout_s), timeout_s, most_s, self.say)
+
+    @contextmanager
+    def _serve(self, timeout_s: float) -> Iterator[Serving]:
+        with temporary_folder(self.scratch) as folder:
+            binary = self.program.binary
+            command = commands.local_serve_command(binary, str(folder), self.lock, self.wait_s, timeout_s)
+            with converse(command, _clean_environment()) as child:
+                yield Serving(child, has_room=lambda job: True)
+
 
 @dataclass(frozen=True)
 class DockerDevice:
@@ -90,7 +93,7 @@ class DockerDevice:
     lock: str = MACHINE  # of the engine's machine
     emulated: bool = False
     wait_s: int = WAIT_S
-    say: Say = _silent
+    say: Say = silent
     grace_s: float = 60.0  # for the engine to start and remove the container, on top of the job's own time
 
     @property
@@ -134,6 +137,32 @@ class DockerDevice:
                     self.engine.remove_container(self.name)
                 raise
 
+    def session(self, timeout_s: float) -> RunnerSession:
+        """A container that is kept for many jobs, each with timeout_s whatever its own is.
+
+        It has a name of its own, so that single jobs go in between.
+        """
+        most_s = self.wait_s + timeout_s + self.grace_s
+        return RunnerSession(
+            self.target, lambda job: self._serve(job, timeout_s), timeout_s, most_s, self.say
+        )
+
+    @contextmanager
+    def _serve(self, job: Job, timeout_s: float) -> Iterator[Serving]:
+        room = commands.room_for(job).doubled
+        with own_name(self.locks, self.name) as name:
+            self.engine.remove_container(name)
+            command = commands.docker_serve_command(
+                self.engine, self.target, self.image.id, name, self.lock, self.wait_s, timeout_s, room
+            )
+            try:
+                with converse(command, engine.environment()) as child:
+                    yield Serving(child, has_room=lambda other: room.holds(commands.room_for(other)))
+            finally:
+                # Where that fails, it ends by itself, as its stdin has, or goes before the next one.
+                with suppress(EngineError):
+                    self.engine.remove_container(name)
+
 
 def _clean_environment() -> dict[str, str]:
     """Nothing of the shell's: OMP_NUM_THREADS, LD_PRELOAD and their like would change what is timed."""
@@ -143,16 +172,8 @@ def _clean_environment() -> dict[str, str]:
 def _run(
     target: Target, job: Job, command: Sequence[str], most_s: float, env: Mapping[str, str], say: Say
 ) -> JobResult:
-    said = False
-
-    def heard(line: str) -> None:
-        nonlocal said
-        if line.startswith(_WAITING) and not said:  # a runner that lies could say it for ever
-            say(f"{target.name}: {protocol.one_line(line)}")
-            said = True
-
-    limit_bytes = protocol.MAX_LINE_BYTES + protocol.outputs_bytes(job) + 1
     chunks = protocol.encode_job(job, target.board.cpu_set)
+    limit_bytes, heard = protocol.limit_bytes(job), tell_waiting(target, say)
     start_ns = time.monotonic_ns()
     ended = _answer(target, command, chunks, limit_bytes, most_s, env, hold=True, heard=heard)
     wall_ns = time.monotonic_ns() - start_ns
@@ -176,58 +197,11 @@ def _answer(
     most_s: float,
     env: Mapping[str, str],
     hold: bool = False,
-    heard: Say = _silent,
+    heard: Say = silent,
 ) -> Exit:
     ended = exchange(
         command, chunks, limit_bytes=limit_bytes, timeout_s=most_s, env=env, hold=hold, heard=heard
     )
     if ended.returncode != 0:
-        _raise_failure(target, ended)
+        raise_failure(target, ended)
     return ended
-
-
-def _raise_failure(target: Target, ended: Exit) -> NoReturn:
-    """Why a runner, or the engine that should have started it, ended without an answer."""
-    said = protocol.parse_error(ended.stdout)
-    last = protocol.one_line(_last_words(ended.log))
-    name = signal_name(ended.returncode)
-    error: DeviceError | EngineError
-    if ended.returncode == _BUSY:
-        error = DeviceBusyError(
-            f"{target.name}: {said}", "wait for the other job to end, or longer with --wait"
-        )
-    elif not said and (why := engine.why_unreachable(ended.log)):
-        error = DeviceLostError(f"{target.name}: its engine is gone: {why}", "see that the device is up")
-    elif ended.returncode in _ENGINE_FAILED:
-        error = EngineError(f"{target.name}: the container did not start: {last}", "see `inv doctor`")
-    elif name == "SIGALRM":
-        error = DeviceError(f"{target.name}: the job took longer than it may", "give it more time")
-    elif name == "SIGKILL" and not said:
-        error = DeviceLostError(
-            f"{target.name}: its job was ended by SIGKILL, and not by itself", "try again"
-        )
-    elif name:
-        cause = said or f"the runner was ended by {name}"
-        error = DeviceError(
-            f"{target.name}: {cause}: {last}" if last else f"{target.name}: {cause}", "see its log"
-        )
-    else:
-        error = DeviceError(f"{target.name}: {said or last or 'the runner gave no reason'}", "see its log")
-    error.add_note(protocol.printable(ended.log))
-    raise error
-
-
-def _last_words(log: str) -> str:
-    """The last line that says something: the docker command ends with where to find its help."""
-    lines = [line for line in log.splitlines() if not line.startswith(engine.HELP)]
-    return next((line for line in reversed(lines) if line.strip(" .")), "")
-
-
-def signal_name(returncode: int) -> str:
-    """Of the signal that ended a child or, as a container's init tells it, a child of the child.
-
-    >>> signal_name(-11), signal_name(139), signal_name(1)
-    ('SIGSEGV', 'SIGSEGV', '')
-    """
-    number = -returncode if returncode < 0 else returncode - _SHELL_SIGNAL
-    return signal.Signals(number).name if number in set(signal.Signals) else ""

@@ -12,22 +12,24 @@ import json
 import math
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 
 from dlas.errors import DeviceError, StorageError
+from dlas.hardware.fields import INT64_MAX, Fields, decode, refuse
 from dlas.values import Job, JobResult
 
 PROTOCOL = 2
 MAX_LINE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
-_INT64_MAX = 2**63 - 1
 _MAX_INPUTS = 1_000_000
 _MAX_INPUTS_BYTES = 8**11 - 1  # the largest member of a ustar archive
 _MAX_OUTPUTS_BYTES = 1 << 30
+_MAX_EXIT_CODE = 255
 
 
 def input_bytes(job: Job) -> int:
@@ -54,18 +56,39 @@ def encode_probe(patterns: tuple[str, ...]) -> bytes:
     return "".join(f"observe={_one_line(pattern)}\n" for pattern in patterns).encode()
 
 
+def limit_bytes(job: Job) -> int:
+    """More than any answer to a job has."""
+    return MAX_LINE_BYTES + outputs_bytes(job) + 1
+
+
+def answer_bytes(begun: bytes | bytearray, job: Job) -> int | None:
+    """How long the answer is that begins so; None where that cannot be told yet.
+
+    Raises DeviceError for one that announces more or less than the job's outputs.
+    """
+    if len(begun) < MAX_LINE_BYTES and b"\n" not in begun:
+        return None
+    line, _ = _split_line(begun)
+    answer, raw_bytes = Fields(_parse_line(line)), 0
+    if not answer.has("error"):
+        raw_bytes = Fields(answer.take("output", dict)).integer("bytes", INT64_MAX)
+        if raw_bytes != outputs_bytes(job):
+            refuse(f"the output has {raw_bytes} bytes, {outputs_bytes(job)} were expected")
+    return len(line) + 1 + raw_bytes
+
+
 def parse_answer(stdout: bytes, job: Job, wall_ns: int, log: str = "") -> JobResult:
     """What a runner said of a job. Raises DeviceError when it is not what the protocol allows.
 
     wall_ns: from its start to its end.
     """
     line, raw = _split_line(stdout)
-    answer = _Fields(_parse_line(line))
-    if answer.integer("protocol", _INT64_MAX) != PROTOCOL:
-        _refuse(f"it does not speak protocol {PROTOCOL}")
-    outputs = _outputs(_Fields(answer.take("output", dict)), raw, job)
-    if answer.integer("threads", _INT64_MAX) != job.threads:
-        _refuse(f"it did not run with {job.threads} threads")
+    answer = Fields(_parse_line(line))
+    if answer.integer("protocol", INT64_MAX) != PROTOCOL:
+        refuse(f"it does not speak protocol {PROTOCOL}")
+    outputs = _outputs(Fields(answer.take("output", dict)), raw, job)
+    if answer.integer("threads", INT64_MAX) != job.threads:
+        refuse(f"it did not run with {job.threads} threads")
     longest_ns = int(job.timeout_s * 1e9)
     run_ns = answer.integer("run_ns", wall_ns)
     wait_ns = answer.integer("wait_ns", wall_ns - run_ns, low=0)
@@ -75,8 +98,8 @@ def parse_answer(stdout: bytes, job: Job, wall_ns: int, log: str = "") -> JobRes
         warmup_ns=answer.integers("warmup_ns", job.warmups, longest_ns),
         samples_ns=answer.integers("samples_ns", job.repeats, longest_ns),
         threads=job.threads,
-        cpu_set=answer.cpu_list("cpu_set"),
-        peak_rss_bytes=answer.integer("peak_rss_bytes", _INT64_MAX),
+        cpu_set=answer.matching("cpu_set", CPU_LIST, "a list of CPUs"),
+        peak_rss_bytes=answer.integer("peak_rss_bytes", INT64_MAX),
         before=answer.files("before"),
         after=answer.files("after"),
         run_seconds=run_ns / 1e9,
@@ -90,9 +113,9 @@ def parse_answer(stdout: bytes, job: Job, wall_ns: int, log: str = "") -> JobRes
 def parse_probe(stdout: bytes) -> dict[str, str]:
     """Contents by path, of the files that exist. Raises DeviceError."""
     line, raw = _split_line(stdout)
-    answer = _Fields(_parse_line(line))
-    if answer.integer("protocol", _INT64_MAX) != PROTOCOL or raw:
-        _refuse(f"it does not speak protocol {PROTOCOL}")
+    answer = Fields(_parse_line(line))
+    if answer.integer("protocol", INT64_MAX) != PROTOCOL or raw:
+        refuse(f"it does not speak protocol {PROTOCOL}")
     files = answer.files("files")
     answer.finish()
     return files
@@ -101,9 +124,34 @@ def parse_probe(stdout: bytes) -> dict[str, str]:
 def parse_error(stdout: bytes) -> str:
     """The reason that a failed runner gave, in one printable line; empty when it gave none."""
     try:
-        return one_line(_decode(_Fields(_parse_line(_split_line(stdout)[0])).take("error", str)))
+        return one_line(decode(Fields(_parse_line(_split_line(stdout)[0])).take("error", str)))
     except DeviceError:
         return ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a runner that serves says of a job that failed. goes_on: whether it takes the next one.
+
+    exit_code: what the runner would have ended with, had it been its only job.
+    """
+
+    exit_code: int
+    goes_on: bool
+
+
+def parse_failure(stdout: bytes) -> Failure | None:
+    """None for what is no failure. `parse_error` has its reason. Raises DeviceError."""
+    line, raw = _split_line(stdout)
+    answer = Fields(_parse_line(line))
+    if not answer.has("error"):
+        return None
+    decode(answer.take("error", str))
+    failure = Failure(answer.integer("exit_code", _MAX_EXIT_CODE), answer.take("goes_on", bool))
+    answer.finish()
+    if raw:
+        refuse("a failure has raw bytes behind it")
+    return failure
 
 
 def printable(text: str) -> str:
@@ -200,23 +248,23 @@ def _input_member(job: Job) -> Iterator[bytes]:
     yield tar_padding(size)
 
 
-def _outputs(about: _Fields, raw: memoryview, job: Job) -> np.ndarray:
+def _outputs(about: Fields, raw: memoryview, job: Job) -> np.ndarray:
     """float32 (count, *output_shape)."""
     if about.take("dtype", str) != "float32" or about.take("shape", list) != list(job.output_shape):
-        _refuse(f"the output is not float32 {job.output_shape}")
-    if about.integer("count", _INT64_MAX) != len(job.inputs):
-        _refuse(f"it has not an output for each of {len(job.inputs)} inputs")
-    if about.integer("bytes", _INT64_MAX) != outputs_bytes(job) or len(raw) != outputs_bytes(job):
-        _refuse(f"the output has {len(raw)} bytes, {outputs_bytes(job)} were expected")
+        refuse(f"the output is not float32 {job.output_shape}")
+    if about.integer("count", INT64_MAX) != len(job.inputs):
+        refuse(f"it has not an output for each of {len(job.inputs)} inputs")
+    if about.integer("bytes", INT64_MAX) != outputs_bytes(job) or len(raw) != outputs_bytes(job):
+        refuse(f"the output has {len(raw)} bytes, {outputs_bytes(job)} were expected")
     about.finish()
     return np.frombuffer(raw, "<f4").reshape(len(job.inputs), *job.output_shape)
 
 
-def _split_line(stdout: bytes) -> tuple[bytes, memoryview]:
+def _split_line(stdout: bytes | bytearray) -> tuple[bytes, memoryview]:
     end = stdout.find(b"\n", 0, MAX_LINE_BYTES)
     if end < 0:
-        _refuse("it has no first line of at most 1 MiB")
-    return stdout[:end], memoryview(stdout)[end + 1 :]
+        refuse("it has no first line of at most 1 MiB")
+    return bytes(stdout[:end]), memoryview(stdout)[end + 1 :]
 
 
 def _parse_line(line: bytes) -> dict[str, Any]:
@@ -228,9 +276,9 @@ def _parse_line(line: bytes) -> dict[str, Any]:
             object_pairs_hook=_without_repeats,
         )
     except (ValueError, RecursionError) as error:
-        _refuse(f"its first line is not the JSON of the protocol: {one_line(str(error))}")
+        refuse(f"its first line is not the JSON of the protocol: {one_line(str(error))}")
     if not isinstance(fields, dict):
-        _refuse("its first line is not a JSON object")
+        refuse("its first line is not a JSON object")
     return fields
 
 
@@ -243,57 +291,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a key is there twice")
     return fields
-
-
-def _decode(text: str) -> str:
-    try:
-        return text.encode("latin-1").decode("utf-8", "replace")
-    except UnicodeEncodeError:
-        _refuse("a string holds characters that are no bytes")
-
-
-def _refuse(what: str) -> NoReturn:
-    raise DeviceError(f"the runner's answer cannot be used: {what}", "build the runner or its image again")
-
-
-class _Fields:
-    """The fields of a JSON object, each taken once and checked."""
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = dict(fields)
-
-    def take(self, key: str, kind: type) -> Any:
-        value = self._fields.pop(key, None)
-        if type(value) is not kind:  # not isinstance: True is no integer here
-            _refuse(f"'{key}' is missing or not of type {kind.__name__}")
-        return value
-
-    def finish(self) -> None:
-        if self._fields:
-            _refuse(f"unknown field '{one_line(next(iter(self._fields)))}'")
-
-    def integer(self, key: str, high: int, low: int = 1) -> int:
-        value: int = self.take(key, int)
-        if not low <= value <= high:
-            _refuse(f"'{key}' is not a number of {low} to {high}")
-        return value
-
-    def integers(self, key: str, count: int, high: int) -> tuple[int, ...]:
-        values: list[Any] = self.take(key, list)
-        if len(values) != count:
-            _refuse(f"'{key}' has {len(values)} entries, {count} were asked for")
-        if not all(type(value) is int and 1 <= value <= high for value in values):
-            _refuse(f"'{key}' holds what is not a time of 1 to {high} ns")
-        return tuple(values)
-
-    def cpu_list(self, key: str) -> str:
-        value: str = self.take(key, str)
-        if len(value) > 4096 or not CPU_LIST.fullmatch(value):
-            _refuse(f"'{key}' is not a list of CPUs")
-        return value
-
-    def files(self, key: str) -> dict[str, str]:
-        files: dict[str, Any] = self.take(key, dict)
-        if not all(type(contents) is str for contents in files.values()):
-            _refuse(f"'{key}' holds a file that is not text")
-        return {_decode(path): _decode(contents) for path, contents in files.items()}

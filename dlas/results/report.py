@@ -89,6 +89,9 @@ class Line:
             marks.append("calibrated on noise")
         if row.ops_sparse is not None and row.format != "dense":
             marks.append(f"{row.ops_sparse} of {row.ops_total} sparse")
+        if row.tuning == "tuned":
+            share = row.tuned_fraction or 0.0
+            marks.append(f"{share:.0%} tuned in {_count(row.tuning_trials, 'trial')}")
         if row.stand_in:
             marks.append("stand-in base")
         if row.fallbacks:

@@ -95,6 +95,9 @@ def blank(
     log: str = "",
     weights: Weights | None = None,
     accuracy_reason: str = "",
+    tuning_trials: int = 0,
+    tuning_seconds: float = 0.0,
+    tuning_sha256: str = "",
 ) -> Row:
     """What is known of a row before anything has run: the cell, its weights, and where it will run."""
     return Row(
@@ -115,6 +118,10 @@ def blank(
         layout="",
         algorithm=cell.algorithm,
         tuning=cell.tuning,
+        tuning_trials=tuning_trials,
+        tuning_seconds=tuning_seconds,
+        tuning_sha256=tuning_sha256,
+        tuned_fraction=None,
         target=cell.target,
         runner=runner,
         device=facts.fingerprint if facts else "",
@@ -182,6 +189,7 @@ def _with_artifact(row: Row, artifact: Artifact) -> Row:
         ops_depthwise=artifact.ops_depthwise,
         ops_integer=artifact.ops_integer,
         ops_sparse=artifact.ops_sparse,
+        tuned_fraction=artifact.ops_tuned / artifact.ops_total if artifact.ops_total else 0.0,
         level_fraction=artifact.level_fraction,
         weight_sparsity_fraction=artifact.weight_sparsity_fraction,
         mac_sparsity_fraction=artifact.mac_sparsity_fraction,

@@ -29,8 +29,8 @@ class Sparsity(NamedTuple):
 class Operators:
     """What became of a network's convolutions.
 
-    as_asked ran the algorithm of the cell in its format, integer sum integers, sparse are computed from CSR.
-    The others are as in `Artifact`.
+    as_asked ran the algorithm of the cell in its format, integer sum integers, sparse are computed from CSR,
+    tuned have a schedule that a search chose. The others are as in `Artifact`.
     """
 
     total: int
@@ -39,6 +39,7 @@ class Operators:
     integer: int
     fallbacks: tuple[str, ...]
     sparse: int = 0
+    tuned: int = 0
     weight_sparsity_fraction: float = 0.0
     mac_sparsity_fraction: float = 0.0
     arithmetic: str = ""
@@ -136,6 +137,7 @@ def count_operators(
     kinds = [kind for name in called for kind in blocks_by_name[name]]
     asked = {
         "dense": [algorithm],
+        "blocked": [algorithm],
         "auto": [algorithm, f"csr_packed_{algorithm}"],
     }.get(format, [f"{format}_{algorithm}"])
     computed = sum(kind in asked for kind in kinds)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import ModuleType
 
-import numpy as np
 import tvm
-from tvm import relax, s_tir, te, tirx
+from tvm import relax, s_tir, tirx
 
-from dlas.algorithms import blocks, depthwise, direct, gemm, spatial_pack
-from dlas.algorithms.convolution import Conv2d, Tile
+from dlas.algorithms.blocks import NCHW_AXES
 from dlas.errors import ScheduleError, UsageError
-from dlas.systems import census, half, integers, sparse, tiles
+from dlas.systems import census, half, integers, legalize, sparse
+from dlas.systems import layout as layouts
+from dlas.systems.autoschedule import space
+from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.census import Operators
+from dlas.systems.export import KEEP_LOOPS
+from dlas.systems.kernels import ALGORITHMS
+from dlas.systems.schedules import dense, integer, minimal, prefetch, roles, scheduled
 from dlas.systems.schedules import depthwise as depthwise_schedule
-from dlas.systems.schedules import integer, minimal, roles, scheduled
 from dlas.systems.schedules import sparse as sparse_schedule
 from dlas.values import Compiler
 
-ALGORITHMS: Mapping[str, ModuleType] = {"direct": direct, "gemm": gemm, "spatial_pack": spatial_pack}
 FLOAT32_BYTES = 4
 ARITHMETIC = {  # what is computed with, in words; of integers, `integers.describe` says more
     "fp32": "float32",
@@ -28,18 +29,36 @@ ARITHMETIC = {  # what is computed with, in words; of integers, `integers.descri
     "int8": "8-bit integers",
     "int8_ort_default": "8-bit integers",
 }
+TUNED = "tuned"  # the hand schedule, but for the convolutions that choices are given for
 
 
 def schedule_by_hand(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
-    """The part of the hand schedule that a function is for. Raises what TVM raises where it does not fit."""
+    """The part of the hand schedule that a function is for, or what was chosen for it.
+
+    Raises what TVM raises where it does not fit.
+    """
     if integer.sums_integers(func):
         return integer.schedule(func, compiler)
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    choice = space.choice_of(sch)
+    if choice is not None:
+        space.apply(sch, compiler, choice)
+        return sch.mod["main"]
     if roles.find(sch, "sparse"):
         return sparse_schedule.schedule(func, compiler)
     if roles.find(sch, "depthwise"):
         return depthwise_schedule.schedule(func, compiler)
+    if roles.find(sch, "depthwise_blocked"):
+        return depthwise_schedule.schedule_blocked(func, compiler)
+    if any(_has_blocks(sch, block) for block in roles.find(sch, "accumulate")):
+        return dense.schedule(func, compiler, *dense.decide(func, compiler))
     return scheduled.schedule(func, compiler)
+
+
+def _has_blocks(sch: s_tir.Schedule, convolution: s_tir.schedule.SBlockRV) -> bool:
+    """Whether what a block of role accumulate computes goes to channels in blocks."""
+    [reader] = sch.get_consumers(convolution)
+    return len(sch.get(reader).iter_vars) > NCHW_AXES
 
 
 SCHEDULES: Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]] = {
@@ -55,13 +74,16 @@ def lower(
     compiler: Compiler,
     precision: str = "fp32",
     format: str = "dense",
+    choices: Mapping[str, Choice] | None = None,
 ) -> tuple[tvm.IRModule, Operators]:
     """Lower a Relax module to scheduled functions.
 
     precision is a key of ARITHMETIC, format one of `sparse.FORMATS`, dense where precision is not fp32; mod
-    is as from `frontend.to_relax`, or for int8 from `quantized.import_quantized`. Raises ScheduleError rather
-    than leave a function unscheduled, and ModelError for a weight that the precision cannot hold.
+    is as from `frontend.to_relax`, or for int8 from `quantized.import_quantized`. choices: by workload, what
+    a search chose, where schedule is TUNED; other convolutions have the hand schedule. Raises ScheduleError
+    rather than leave a function unscheduled, and ModelError for a weight that the precision cannot hold.
     """
+    chosen = choices if choices and schedule == TUNED else {}
     if precision not in ARITHMETIC:
         raise UsageError(f"unknown precision {precision!r}", f"choose one of {', '.join(ARITHMETIC)}")
     if algorithm not in ALGORITHMS:
@@ -72,114 +94,77 @@ def lower(
         raise UsageError(f"{format} kernels compute float32, not {precision}", "choose fp32, or dense")
     convolutions, sparsity, layout = census.find_convolutions(mod), census.measure_sparsity(mod), "nchw"
     parameters, _ = census.count_constants(mod)
+    if format == "blocked":
+        mod, layout = lay_out(mod, format, compiler), layouts.name(compiler.vector_lanes).lower()
     if precision.startswith("int8"):
         mod, layout = integers.compute_with_integers(mod, algorithm, compiler), "nhwc"
-    transform = relax.transform
-    mod = tvm.transform.Sequential(
-        [
-            transform.LegalizeOps({"relax.nn.conv2d": legalize_conv2d(algorithm, compiler, format)}),
-            transform.AnnotateTIROpPattern(),
-            transform.FuseOps(),
-            transform.FuseTIR(),
-            transform.DeadCodeElimination(),
-        ]
-    )(mod)
+    workloads = legalize.workloads(mod["main"], algorithm, format, compiler) if chosen else []
+    mod = fuse(mod, algorithm, compiler, format, chosen)
     if precision == "fp16":
         mod = half.store_half(mod)
     operators = census.count_operators(mod, algorithm, convolutions, layout == "nhwc", format)
+    tuned = sum(workload.id in chosen for workload in workloads)
+    weight_bytes = census.count_constants(mod)[1]
     words = ARITHMETIC[precision]
     if layout == "nhwc":
-        dot_products = operators.integer > operators.depthwise and schedule == "scheduled"
+        dot_products = operators.integer > operators.depthwise and schedule != "minimal"
         words = integers.describe(compiler, operators.integer > 0, dot_products)
-    return schedule_functions(mod, schedule, compiler), replace(
+    mod = schedule_functions(mod, schedule, compiler)
+    if format == "blocked":
+        mod = mod.with_attr(KEEP_LOOPS, True)
+    return mod, replace(
         operators,
+        tuned=tuned,
         weight_sparsity_fraction=sparsity.weights_fraction,
         mac_sparsity_fraction=sparsity.macs_fraction,
         arithmetic=words,
         layout=layout,
-        weight_bytes=census.count_constants(mod)[1],
+        weight_bytes=weight_bytes,
         dense_weight_bytes=FLOAT32_BYTES * parameters,
     )
 
 
-def legalize_conv2d(
-    algorithm: str, compiler: Compiler, format: str
-) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
-    """The rule that replaces relax.nn.conv2d by the cell's algorithm, its filter packed on the host."""
-
-    def replace(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        x, weight = call.args
-        if not isinstance(weight, tvm.ir.GenericConst):
-            return call.op.get_attr("FLegalize")(builder, call)
-        conv = geometry(call)
-        values = weight.value.numpy()
-        if conv.depthwise:
-            function = depthwise.conv2d(conv, tiles.choose_depthwise(conv, compiler))
-            return call_kernel(builder, function, "conv2d_depthwise", conv, x, values)
-        chosen = sparse.choose_format(values, conv, compiler, algorithm) if format == "auto" else format
-        if chosen != "dense":
-            function, arrays = sparse.convolution(values, conv, algorithm, chosen, compiler)
-            return call_kernel(builder, function, f"conv2d_{chosen}_{algorithm}", conv, x, *arrays)
-        tile = tiles.choose(conv, compiler)
-        packed = blocks.pack_filter(values, conv, tile.lanes)
-        return emit(builder, ALGORITHMS[algorithm], x, packed, conv, tile, f"conv2d_{algorithm}")
-
-    return replace
+def fuse(
+    mod: tvm.IRModule, algorithm: str, compiler: Compiler, format: str, choices: Mapping[str, Choice]
+) -> tvm.IRModule:
+    """The module as functions of a kernel and what is fused with it, none of them scheduled."""
+    transform = relax.transform
+    rules = {
+        "relax.nn.conv2d": legalize.legalize_conv2d(algorithm, compiler, format, choices),
+        "relax.sigmoid": legalize.legalize_sigmoid,
+    }
+    steps = [
+        transform.LegalizeOps(rules),
+        transform.AnnotateTIROpPattern(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.DeadCodeElimination(),
+    ]
+    fused: tvm.IRModule = tvm.transform.Sequential(steps)(mod)
+    return fused
 
 
-def emit(
-    builder: relax.BlockBuilder,
-    module: ModuleType,
-    x: relax.Expr,
-    weight: np.ndarray,
-    conv: Conv2d,
-    tile: Tile,
-    name: str,
-) -> relax.Expr:
-    """A call of module.conv2d, ready to be fused with the element-wise operators after it."""
-
-    def compute(x: te.Tensor, weight: te.Tensor) -> te.Tensor:
-        return module.conv2d(x, weight, conv, tile)
-
-    pattern = {"op_pattern": 4}  # kOutEWiseFusable of tvm/relax/op_attr_types.h
-    return builder.call_te(compute, x, relax.const(weight), primfunc_name_hint=name, primfunc_attrs=pattern)
+def list_workloads(mod: tvm.IRModule, algorithm: str, format: str, compiler: Compiler) -> list[Workload]:
+    """What a search is to tune of a float32 network: one for each convolution that it computes, in order."""
+    return legalize.workloads(lay_out(mod, format, compiler)["main"], algorithm, format, compiler)
 
 
-def call_kernel(
-    builder: relax.BlockBuilder,
-    function: tirx.PrimFunc,
-    name: str,
-    conv: Conv2d,
-    x: relax.Expr,
-    *constants: np.ndarray,
-) -> relax.Expr:
-    """A call of a function that computes a convolution, ready to be fused as that of `emit`."""
-    shape = relax.TensorType((conv.N, conv.CO, conv.OH, conv.OW), "float32")
-    function = function.without_attr(
-        "global_symbol"
-    )  # what is exported stays, also once it is fused into another
-    return relax.call_tir(builder.add_func(function, name), [x, *map(relax.const, constants)], shape)
-
-
-def geometry(call: relax.Call) -> Conv2d:
-    """The convolution that a relax.nn.conv2d call makes."""
-    attrs = call.attrs
-    N, CI, H, W = (int(extent) for extent in call.args[0].ty.shape)
-    CO, _, KH, KW = (int(extent) for extent in call.args[1].ty.shape)
-    stride, padding, dilation = (tuple(map(int, a)) for a in (attrs.strides, attrs.padding, attrs.dilation))
-    return Conv2d(N, CI, H, W, CO, KH, KW, stride, padding, dilation, int(attrs.groups))  # type: ignore[arg-type]
+def lay_out(mod: tvm.IRModule, format: str, compiler: Compiler) -> tvm.IRModule:
+    """The module with its activations as the format has them."""
+    return layouts.block_channels(mod, compiler.vector_lanes) if format == "blocked" else mod
 
 
 def schedule_functions(mod: tvm.IRModule, name: str, compiler: Compiler) -> tvm.IRModule:
     """Apply one schedule to every PrimFunc of the module."""
-    if name not in SCHEDULES:
-        raise UsageError(f"unknown schedule {name!r}", f"choose one of {', '.join(SCHEDULES)}")
+    if name not in (*SCHEDULES, TUNED):
+        raise UsageError(f"unknown schedule {name!r}", f"choose one of {', '.join((*SCHEDULES, TUNED))}")
+    schedule = SCHEDULES.get(name, schedule_by_hand)
     result = mod.clone()
     for variable, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc):
             continue
         try:
-            done = SCHEDULES[name](func, compiler)
+            done = prefetch.fetch_ahead(schedule(func, compiler))
         except Exception as error:  # TVM raises many kinds; each means that this step does not apply
             first_line = next(
                 (line for line in str(error).splitlines() if line.strip()), type(error).__name__

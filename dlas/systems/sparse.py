@@ -15,7 +15,7 @@ from dlas.algorithms.sparse import SparseTile
 from dlas.systems import tiles
 from dlas.values import Compiler, Csr
 
-FORMATS = ("dense", "csr", "csr_packed", "auto")
+FORMATS = ("dense", "blocked", "csr", "csr_packed", "auto")
 CACHE_BYTES = 24 * 1024  # of the 32 KiB or more that every core has as its first cache
 CHAINS_VECTORS = 8  # a multiply-add takes four cycles, and two start in each
 MAX_CHAINS = 4
@@ -37,6 +37,13 @@ def choose_tile(
     conv: Conv2d, compiler: Compiler, algorithm: str, nonzeros: int, is_packed: bool
 ) -> SparseTile:
     """The tile with the least cycles by `estimate_cycles`. A filter in plain CSR is not taken in parts."""
+    return rank_tiles(conv, compiler, algorithm, nonzeros, is_packed)[0]
+
+
+def rank_tiles(
+    conv: Conv2d, compiler: Compiler, algorithm: str, nonzeros: int, is_packed: bool
+) -> list[SparseTile]:
+    """The tiles whose sums fit the registers, the one that `choose_tile` takes first."""
     cuts = (
         cut(conv, tile, algorithm, nonzeros)
         if is_packed
@@ -44,7 +51,7 @@ def choose_tile(
         for tile in runs.tiles(conv, compiler.vector_lanes)
         if runs.source(conv, tile, algorithm).vectors <= tiles.count_sums(compiler)
     )
-    return min(cuts, key=lambda tile: estimate_cycles(conv, tile, algorithm, nonzeros))
+    return sorted(cuts, key=lambda tile: estimate_cycles(conv, tile, algorithm, nonzeros))
 
 
 def estimate_cycles(conv: Conv2d, tile: SparseTile, algorithm: str, nonzeros: int) -> float:
@@ -102,15 +109,21 @@ def estimate_dense_cycles(conv: Conv2d, compiler: Compiler) -> float:
 
 
 def convolution(
-    weight: np.ndarray, conv: Conv2d, algorithm: str, format: str, compiler: Compiler
+    weight: np.ndarray,
+    conv: Conv2d,
+    algorithm: str,
+    format: str,
+    compiler: Compiler,
+    tile: SparseTile | None = None,
 ) -> tuple[tirx.PrimFunc, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A function that computes a convolution in a sparse format, and the arrays that it takes after x.
 
-    weight: float32 (CO, CI/groups, KH, KW). format: csr or csr_packed.
+    weight: float32 (CO, CI/groups, KH, KW). format: csr or csr_packed. tile: chosen here where it is
+    not given.
     """
     csr = pack_csr(weight)
     is_packed = format == "csr_packed"
-    tile = choose_tile(conv, compiler, algorithm, len(csr.data), is_packed)
+    tile = tile or choose_tile(conv, compiler, algorithm, len(csr.data), is_packed)
     filter_ = sparse.pack(csr, conv, tile, algorithm) if is_packed else csr
     return sparse.conv2d(filter_, conv, tile, algorithm), _arrays(filter_)
 

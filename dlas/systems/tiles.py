@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from dlas.algorithms import runs
+from dlas.algorithms import blocks, runs
 from dlas.algorithms.convolution import Conv2d, Tile, ceil_div
 from dlas.algorithms.integer import Dot
 from dlas.algorithms.runs import RunTile
@@ -12,6 +13,11 @@ from dlas.values import Compiler
 
 MAX_ACCUMULATORS = 16  # more gained nothing on 32 registers, and from 28 on they spill
 MAX_VECTORS = 4
+MAX_ROWS = 4  # of a tile: what lies below each other is read from lines of its own
+L1_BYTES = 24 * 1024  # of a filter, beside what it is multiplied with
+L2_BYTES_PER_CYCLE = 17.0  # of a filter that comes from there anew for each tile; fitted on a Zen 3
+LOADS_PER_CYCLE = 1.7
+STEP_CYCLES = 0.1  # of a step of the inner kernel, beside its arithmetic; fitted on a Zen 3
 
 
 def choose(conv: Conv2d, compiler: Compiler) -> Tile:
@@ -20,6 +26,11 @@ def choose(conv: Conv2d, compiler: Compiler) -> Tile:
     Waste is what the last tiles compute past the edge of the output; a few accumulators cannot hide
     the latency of a multiply-add.
     """
+    return rank(conv, compiler)[0]
+
+
+def rank(conv: Conv2d, compiler: Compiler) -> list[Tile]:
+    """The tiles whose sums fit the registers, the one that `choose` takes first."""
     limit = min(MAX_ACCUMULATORS, count_sums(compiler))
     candidates = [
         Tile(lanes, height, width)
@@ -28,7 +39,69 @@ def choose(conv: Conv2d, compiler: Compiler) -> Tile:
         for width in range(1, min(conv.OW, limit) + 1)
         if _vectors(lanes, compiler.vector_lanes) * height * width <= limit
     ]
-    return max(candidates, key=lambda tile: (_score(tile, conv, compiler), tile.width))
+    return sorted(candidates, key=lambda tile: (-_score(tile, conv, compiler), -tile.width))
+
+
+def is_padded(conv: Conv2d) -> bool:
+    """Whether a convolution reads what its input does not have."""
+    return any(conv.padding)
+
+
+def choose_blocked(conv: Conv2d, compiler: Compiler) -> Tile:
+    """As `choose`, for activations in blocks of a vector: the tile that takes least cycles."""
+    return min(blocked_tiles(conv, compiler), key=lambda tile: estimate_blocked_cycles(conv, tile, compiler))
+
+
+def blocked_tiles(conv: Conv2d, compiler: Compiler) -> list[Tile]:
+    """The tiles whose sums, and what they are added from, fit the registers."""
+    vector, registers = compiler.vector_lanes, compiler.vector_registers
+    places = [
+        Tile(vector, height, width)
+        for height in range(1, min(conv.OH, MAX_ROWS) + 1)
+        for width in range(1, min(conv.OW, registers) + 1)
+    ]
+    return [
+        replace(tile, lanes=vector * vectors)
+        for tile in places
+        for vectors in range(1, MAX_VECTORS + 1)
+        if vectors * (tile.height * tile.width + 1) < registers
+        and (conv.groups == 1 or conv.OG % (vector * vectors) == 0)
+    ]
+
+
+def estimate_blocked_cycles(conv: Conv2d, tile: Tile, compiler: Compiler) -> float:
+    """What a dense convolution in blocks takes on one core, for comparing tiles.
+
+    Two multiply-adds start in a cycle, and a sum takes its next addend after four.
+    """
+    vectors, positions = tile.lanes // compiler.vector_lanes, tile.height * tile.width
+    down, across = blocks.tiles(conv, tile)
+    step = max(vectors * positions / 2, (vectors + positions) / LOADS_PER_CYCLE, 4.0)
+    if 4 * conv.CG * conv.KH * conv.KW * tile.lanes > L1_BYTES:
+        step = max(step, 4 * tile.lanes / L2_BYTES_PER_CYCLE)
+    step += STEP_CYCLES
+    return ceil_div(conv.CO, tile.lanes) * down * across * conv.CG * conv.KH * conv.KW * step
+
+
+def choose_blocked_depthwise(conv: Conv2d, compiler: Compiler) -> Tile:
+    """The tile of a depthwise convolution in blocks: as few as cover a row."""
+    return blocked_depthwise_tiles(conv, compiler)[0]
+
+
+def blocked_depthwise_tiles(conv: Conv2d, compiler: Compiler) -> list[Tile]:
+    """The tiles of one or two rows whose sums fit the registers, the one that is chosen first."""
+    limit = count_sums(compiler)
+    candidates = [
+        Tile(compiler.vector_lanes, height, width)
+        for height in range(1, min(conv.OH, 2) + 1)
+        for width in range(1, min(conv.OW, limit // height) + 1)
+    ]
+
+    def waste(tile: Tile) -> tuple[int, float]:
+        useful = conv.OH * conv.OW / (_covered(conv.OH, tile.height) * _covered(conv.OW, tile.width))
+        return tile.height, -useful * (1 - 0.2 / tile.width)
+
+    return sorted(candidates, key=waste)
 
 
 def _lane_counts(conv: Conv2d, vector: int) -> Iterable[int]:
@@ -52,6 +125,11 @@ def _score(tile: Tile, conv: Conv2d, compiler: Compiler) -> float:
 
 def choose_depthwise(conv: Conv2d, compiler: Compiler) -> RunTile:
     """The tile whose vectors compute least past its edge, and then the one with most of them."""
+    return rank_depthwise(conv, compiler)[0]
+
+
+def rank_depthwise(conv: Conv2d, compiler: Compiler) -> list[RunTile]:
+    """All tiles of a depthwise convolution, the one that `choose_depthwise` takes first."""
     limit = count_sums(compiler)
 
     def score(tile: RunTile) -> float:
@@ -59,7 +137,7 @@ def choose_depthwise(conv: Conv2d, compiler: Compiler) -> RunTile:
         useful = conv.OH * conv.OW / (down * across * vectors * tile.vector)
         return useful * (1 - 0.5 / vectors) if vectors <= limit else -vectors
 
-    return max(runs.tiles(conv, compiler.vector_lanes), key=score)
+    return sorted(runs.tiles(conv, compiler.vector_lanes), key=score, reverse=True)
 
 
 def count_sums(compiler: Compiler) -> int:

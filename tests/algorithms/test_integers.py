@@ -11,7 +11,7 @@ from dlas.algorithms import integer
 from dlas.algorithms.convolution import Conv2d, Tile
 from dlas.hardware import targets
 from dlas.systems import passes
-from dlas.systems.build import generate
+from dlas.systems.export import generate
 from dlas.systems.schedules import dots
 from tests.algorithms.test_convolutions import SHAPES
 from tests.systems.lowering import AVX2, AVX512, NEON, compile_and_run

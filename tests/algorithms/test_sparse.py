@@ -21,7 +21,7 @@ from dlas.algorithms.sparse import SparseTile
 from dlas.errors import ModelError
 from dlas.systems import census, passes
 from dlas.systems import sparse as formats
-from dlas.systems.build import generate
+from dlas.systems.export import generate
 from dlas.values import Compiler, Csr
 from tests.algorithms.test_convolutions import COMPILERS, SHAPES, assert_close, convolutions, operands
 from tests.systems.lowering import AVX2, AVX512, NEON, compile_and_run, relax_conv2d

@@ -56,6 +56,10 @@ def split(stdout: bytes) -> list[Answer]:
     return answers
 
 
+def failed(error: str, exit_code: int, goes_on: bool = False) -> dict[str, Any]:
+    return {"error": error, "exit_code": exit_code, "goes_on": goes_on}
+
+
 def serve(program: Runner, folder: Path, stdin: bytes, *more: str) -> tuple[int, list[Answer]]:
     folder.mkdir(exist_ok=True)
     ended = subprocess.run(command(program, folder, *more), input=stdin, capture_output=True, timeout=60)
@@ -101,7 +105,7 @@ def test_zeros_between_archives_are_tars_own(
 @pytest.mark.parametrize("stdin", [b"", bytes(1024)])
 def test_no_job_at_all_is_a_wrong_use(program: Runner, tmp_path: Path, stdin: bytes) -> None:
     code, [(answer, raw)] = serve(program, tmp_path / "job", stdin)
-    assert (code, answer, raw) == (2, {"error": "there is no job on stdin"}, b"")
+    assert (code, answer, raw) == (2, failed("there is no job on stdin", 2), b"")
 
 
 FAILURES = [
@@ -132,8 +136,9 @@ def test_a_job_that_fails_costs_only_itself(
     code, answers = serve(program, tmp_path / "job", good + bad + good, "--lock", str(lock))
     assert (code, len(answers)) == (exit_code, 3)
     assert_right(answers[0], job, expected)
-    assert list(answers[1][0]) == ["error"]
-    assert message in answers[1][0]["error"]
+    told = answers[1][0]
+    assert told == failed(told["error"], exit_code, goes_on=True)
+    assert message in told["error"]
     assert_right(answers[2], job, expected)
 
 
@@ -153,7 +158,7 @@ def test_a_crash_while_inputs_are_still_to_come_ends_the_serving(
     stdin = archive(job) + archive(replace(untimed(2), module=evil("abort();"))) + archive(job)
     code, answers = serve(program, tmp_path / "job", stdin)
     assert (code, len(answers)) == (128 + signal.SIGABRT, 2)
-    assert answers[1][0] == {"error": "the job was ended by SIGABRT"}
+    assert answers[1][0] == failed("the job was ended by SIGABRT", 128 + signal.SIGABRT)
 
 
 @pytest.mark.parametrize("kept", [-1, -600, 700, 100])
@@ -164,14 +169,14 @@ def test_a_truncated_archive_ends_the_serving(
     code, answers = serve(program, tmp_path / "job", archive(job) + archive(job)[:kept])
     assert (code, len(answers)) == (1, 2)
     assert_right(answers[0], job, expected)
-    assert answers[1][0] == {"error": "tar: the archive ends early"}
+    assert answers[1][0] == failed("tar: the archive ends early", 1)
 
 
 def test_what_follows_an_archive_must_be_one(program: Runner, job: Job, tmp_path: Path) -> None:
     stdin = archive(job) + b"\xff" * 1024 + archive(job)
     code, answers = serve(program, tmp_path / "job", stdin)
     assert (code, len(answers)) == (1, 2)
-    assert answers[1][0] == {"error": "tar: a header is not ustar, or damaged"}
+    assert answers[1][0] == failed("tar: a header is not ustar, or damaged", 1)
 
 
 def test_a_job_that_ends_within_its_answer_is_not_explained(

@@ -217,3 +217,10 @@ def test_sweep_without_results_names_those_with(tmp_path: Path, make_row: MakeRo
     store.write(tmp_path, make_row(sweep="cifar"))
     with pytest.raises(UsageError, match="those with results: cifar"):
         report(tmp_path, "smoke")
+
+
+def test_a_tuned_row_says_what_its_search_came_to(make_row: MakeRow) -> None:
+    tuned = make_row(cell=GEMM.replace("scheduled", "tuned"), tuning_trials=1200, tuned_fraction=0.95)
+    text = render([tuned, make_row(cell=GEMM, samples=around(15_000_000))])
+    assert "95% tuned in 1200 trials" in line_of(text, "gemm/tuned")
+    assert "tuned" not in line_of(text, "gemm/scheduled")

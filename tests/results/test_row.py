@@ -49,3 +49,18 @@ def test_a_measured_row_has_what_the_artifact_says(tmp_path: Path) -> None:
     assert (row.oracle, row.calibration, row.layout) == ("onnxruntime", "128 images of val", "nhwc")
     assert (row.ops_total, row.ops_integer) == (5, 4)
     assert row.stage_seconds == {"train": 60, "finetune": 7.5, "quantize": 3, "measure": 2, "ship": 0.5}
+
+
+def test_a_tuned_row_has_what_its_choices_took(tmp_path: Path) -> None:
+    row = rows.blank(
+        "trial", CELL, START, "key", 150, tuning_trials=40, tuning_seconds=2.5, tuning_sha256="c" * 64
+    )
+    assert (row.tuning_trials, row.tuning_seconds, row.tuning_sha256) == (40, 2.5, "c" * 64)
+    assert row.tuned_fraction is None
+    assert (blank(None).tuning_trials, blank(None).tuning_seconds, blank(None).tuning_sha256) == (0, 0.0, "")
+    artifact = make_artifact(tmp_path, 1, 3)
+    fractions = [
+        rows.failed(row, "gone", replace(artifact, ops_total=total, ops_tuned=some)).tuned_fraction
+        for total, some in ((4, 3), (4, 0), (0, 0))
+    ]
+    assert fractions == [0.75, 0.0, 0.0]

@@ -20,6 +20,7 @@ WHEN = st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.jus
 BY_HINT = {
     "int": INT64,
     "int | None": st.none() | INT64,
+    "float": FLOAT,
     "float | None": st.none() | FLOAT,
     "bool": st.booleans(),
     "bool | None": st.none() | st.booleans(),

@@ -8,7 +8,7 @@ from tvm import relax
 
 from dlas.algorithms.convolution import Conv2d
 from dlas.systems import passes
-from dlas.systems.build import generate
+from dlas.systems.export import generate
 from dlas.values import Compiler
 
 AVX2 = Compiler("llvm", "x86_64", "x86_64-linux-gnu", "x86-64-v3", (), 8, 16, 1 << 20, "g++")

@@ -19,7 +19,8 @@ from dlas.errors import BuildError
 from dlas.hardware import elf, targets
 from dlas.models.resnet import resnet18
 from dlas.systems import artifact, census, passes
-from dlas.systems.build import build, export, generate
+from dlas.systems.build import build
+from dlas.systems.export import export, generate
 from dlas.systems.frontend import Imported, import_network
 from dlas.values import Artifact, Board, Cell, Compiler, Contents, ModelSpec, Target, Weights
 from tests.networks import tiny

@@ -13,7 +13,7 @@ import tvm
 
 from dlas.algorithms.convolution import Conv2d
 from dlas.systems import census, passes
-from dlas.systems.build import llvm_target
+from dlas.systems.export import llvm_target
 from dlas.systems.schedules import roles
 from dlas.values import Compiler
 from tests.systems.lowering import AVX512, NEON, relax_conv2d

@@ -16,7 +16,7 @@ from dlas.algorithms import runs
 from dlas.algorithms.convolution import Conv2d, ceil_div
 from dlas.algorithms.sparse import SparseTile
 from dlas.systems import census, passes, sparse, tiles
-from dlas.systems.build import generate
+from dlas.systems.export import generate
 from dlas.systems.schedules import dots
 from dlas.values import Compiler
 from tests.systems.lowering import NEON, relax_conv2d

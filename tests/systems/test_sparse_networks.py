@@ -16,7 +16,7 @@ from dlas.models.mobilenet import mobilenetv2
 from dlas.models.resnet import resnet18
 from dlas.models.vgg import vgg16
 from dlas.systems import census, passes, sparse
-from dlas.systems.build import generate
+from dlas.systems.export import generate
 from dlas.systems.frontend import import_network
 from dlas.values import Compiler
 from tests.systems.lowering import AVX2, AVX512, NEON

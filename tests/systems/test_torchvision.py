@@ -11,8 +11,8 @@ from tvm import relax
 
 from dlas.models.loading import Model, load
 from dlas.systems import passes
-from dlas.systems.build import generate
 from dlas.systems.census import Operators
+from dlas.systems.export import generate
 from dlas.systems.frontend import to_relax
 from dlas.values import ModelSpec, Weights
 from tests.systems.lowering import AVX2

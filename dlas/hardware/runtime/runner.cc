@@ -5,10 +5,12 @@
 //   runner probe                        [--lock PATH --wait-s N]    `observe=PATTERN` lines on stdin
 //
 // An answer is one line of JSON on stdout; behind that of a job come the raw outputs of the network. A
-// failure is {"error": ...} with nothing behind it, and an exit code other than 0. A job that fails
-// costs the jobs behind it only where the rest of its archive is still to come. --timeout-s is for
-// each job, from the time that it has the lock, which is a file or a folder. Who asks for one job keeps
-// stdin open until the answer: when it ends before, that host is gone, and its job with it.
+// failure is {"error": ..., "exit_code": ..., "goes_on": ...} with nothing behind it, and an exit code
+// other than 0: that of the last failure. A job that fails costs the jobs behind it only where the rest of
+// its archive is still to come: then "goes_on" is false. --timeout-s is for each job, from the time that it
+// has the lock, which is a file or a folder. Who asks for one job keeps stdin open until the answer: when it
+// ends before, that host is gone, and its job with it. The last job of a host that is gone while others are
+// served ends by its clock.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -96,7 +98,7 @@ int main(int argc, char** argv) {
   if (failure) {
     exit_code = failure->exit_code;
     // Should that fail too, the reader is gone and there is nobody to tell.
-    dlas::attempt([&] { dlas::write_answer(out, dlas::explain(*failure)); });
+    dlas::attempt([&] { dlas::write_answer(out, dlas::explain(*failure, false)); });
   }
   std::_Exit(exit_code);
 }

@@ -50,8 +50,12 @@ inline void write_answer(int out, const Answer& answer) {
   write_all(out, answer.raw.data(), answer.raw.size());
 }
 
-inline Answer explain(const Failure& failure) {
-  return {JsonObject().add("error", std::string(failure.what()).substr(0, kMaxSentence)).text(), ""};
+// goes_on: whether the next job is answered too.
+inline Answer explain(const Failure& failure, bool goes_on) {
+  JsonObject answer;
+  answer.add("error", std::string(failure.what()).substr(0, kMaxSentence));
+  answer.add("exit_code", failure.exit_code).add("goes_on", goes_on);
+  return {answer.text(), ""};
 }
 
 // The whole of one job, of which the serving process has read the first byte.
@@ -185,7 +189,7 @@ inline std::optional<Failure> answer_job(const Settings& settings, bool attended
   int status = run_apart(settings, attended, first, report, out);
   if (report->module_written) unlink((settings.dir + "/model.so").c_str());
   std::optional<Failure> failure = failure_of(status, *report, oom_kills);
-  if (failure && !report->answering) write_answer(out, explain(*failure));
+  if (failure && !report->answering) write_answer(out, explain(*failure, !attended && report->archive_read));
   return failure;
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import tvm
 from tvm import s_tir, tirx
 
-from dlas.systems.schedules import conversions, roles, runs, scheduled
+from dlas.systems.schedules import conversions, dense, roles, runs, scheduled
 from dlas.values import Compiler
 
 # Multiply-adds of a tile without a loop, by architecture: more would be code that no cache holds. On Neon any
@@ -19,6 +19,12 @@ UNROLLED = {"x86_64": 1024, "aarch64": 0}
 def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     """Schedule a function with a depthwise convolution. Raises what TVM raises where a step does not fit."""
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    apply(sch, compiler)
+    return sch.mod["main"]
+
+
+def apply(sch: s_tir.Schedule, compiler: Compiler) -> None:
+    """Schedule the function `main`."""
     [block] = roles.find(sch, "depthwise")
     output = scheduled.fuse_epilogue(sch, block)
     padded = roles.find(sch, "pad")
@@ -35,7 +41,6 @@ def schedule(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
         scheduled.convert(sch, each)
     [sums] = runs.steps(sch, block)
     accumulate_in_registers(sch, sums, compiler.vector_lanes, UNROLLED[compiler.arch])
-    return sch.mod["main"]
 
 
 def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int, unrolled: int) -> None:
@@ -55,3 +60,46 @@ def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int, u
     zeros = sch.decompose_reduction(sums, filter_[0])
     for loop in sch.get_loops(zeros)[:-1]:
         sch.unroll(loop)
+
+
+def schedule_blocked(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
+    """Schedule a depthwise convolution in blocks of channels: a task has the whole map of a block."""
+    sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    [block] = roles.find(sch, "depthwise_blocked")
+    apply_blocked(sch, compiler, [[1, roles.extents(sch, block)[2]]])
+    return sch.mod["main"]
+
+
+def apply_blocked(sch: s_tir.Schedule, compiler: Compiler, decisions: dense.Decisions = ()) -> None:
+    """Schedule the function `main`: a task has some rows of a block of channels, which it pads for itself.
+
+    decisions: how the loop over rows of tiles is cut. Without them it is sampled.
+    """
+    [block] = roles.find(sch, "depthwise_blocked")
+    output = scheduled.fuse_epilogue(sch, block)
+    padded = roles.find(sch, "pad")
+    scheduled.schedule_others(sch, {roles.name(sch, each) for each in (*padded, block, output)})
+    height, width, _ = roles.tile_extents(sch, block)
+    n, o, h, w, lane = sch.get_loops(output)
+    h, row = sch.split(h, [None, height])
+    w, column = sch.split(w, [None, width])
+    rows, h = sch.split(h, dense.sample_cut(sch, h, *decisions))
+    sch.reorder(n, o, rows, h, w, row, column, lane)
+    task = sch.fuse(n, o, rows)
+    sch.parallel(task)
+    sch.vectorize(lane)
+    for loop in (row, column):
+        sch.unroll(loop)
+    sch.set_scope(block, 0, "local")
+    sch.compute_at(block, w, preserve_unit_loops=True)
+    *_, down, across, lane, kh, kw = sch.get_loops(block)
+    sch.reorder(kh, kw, down, across, lane)
+    sch.vectorize(lane)
+    for loop in (down, across):
+        sch.unroll(loop)
+    zeros = sch.decompose_reduction(block, kh)
+    for loop in sch.get_loops(zeros)[-3:-1]:
+        sch.unroll(loop)
+    for each in padded:
+        sch.compute_at(each, task, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(each)[-1])

@@ -8,7 +8,7 @@ from typing import Any
 from tvm import s_tir
 
 SPATIAL = 0  # tvm.tirx.IterVar.DataPar
-CONVOLUTION_ROLES = ("accumulate", "depthwise", "sparse")
+CONVOLUTION_ROLES = ("accumulate", "depthwise", "depthwise_blocked", "sparse")
 TILE_AXES = 4  # the leading axes of an accumulating block: N, channel block, tile row, tile column
 
 

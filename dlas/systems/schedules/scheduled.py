@@ -15,6 +15,7 @@ from dlas.systems.schedules import conversions, roles
 from dlas.values import Compiler
 
 PARALLEL_TASKS = 32  # enough to share out evenly among the threads of a small device
+BLOCKED_AXES = 5  # of maps with channels in blocks of a vector
 PARALLEL_OPERATIONS = 16384  # less work than this costs less than waking a thread
 
 
@@ -180,7 +181,11 @@ def schedule_others(sch: s_tir.Schedule, of_convolution: set[str]) -> None:
         if roles.is_reduction(sch, block) and spatial and roles.extent(sch, spatial[-1]) > 1:
             # With the sum outside the innermost axis, LLVM can vectorize over neighbouring outputs.
             sch.reorder(*reduction, spatial[-1])
+            if len(spatial) == BLOCKED_AXES:
+                sch.vectorize(spatial[-1])
             sch.decompose_reduction(block, reduction[0])
+        elif len(spatial) == BLOCKED_AXES:
+            sch.vectorize(spatial[-1])
 
 
 def parallelize(sch: s_tir.Schedule, block: Any, loops: list[Any], inner: int = 1) -> None:
