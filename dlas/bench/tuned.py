@@ -227,7 +227,7 @@ class Bench:
             variant = Variant(folder / name.split()[0])
             variant.path.mkdir()
             compiler = trial.planned.target.compiler
-            self.worker.call(trial.log, limit, layers.build_variant, workload, compiler, None, variant.path)
+            self.worker.call(trial.log, limit, layers.build_variant, workload, compiler, chosen, variant.path)
             result = variant.run(self.device, threads, repeats=1)
             self.versions["apache-tvm"] = tvm_version()
             runs[name] = partial(variant.time, self.device, threads, self.settings.repeats)

@@ -97,6 +97,50 @@ def halved(conv: Conv2d, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 HALF = 2.0**-11  # a rounding to float16, relative
 
 
+BLOCKED = {
+    "plain": Conv2d(1, 16, 9, 9, 32, 3, 3, padding=(1, 1, 1, 1)),
+    "of an image": Conv2d(1, 3, 11, 12, 32, 7, 7, stride=(2, 2), padding=(3, 3, 3, 3)),
+    "pointwise": Conv2d(1, 32, 7, 7, 48, 1, 1),
+    "pointwise, strided": Conv2d(1, 16, 9, 9, 32, 1, 1, stride=(2, 2)),
+    "pointwise, padded": Conv2d(1, 16, 5, 5, 16, 1, 1, padding=(1, 0, 0, 1)),
+    "one output": Conv2d(1, 16, 3, 3, 16, 3, 3),
+    "unequal strides": Conv2d(1, 16, 11, 12, 16, 3, 3, stride=(1, 3), padding=(1, 1, 1, 1)),
+    "uneven padding": Conv2d(1, 16, 7, 8, 16, 2, 4, padding=(1, 2, 0, 1)),
+    "dilated": Conv2d(1, 16, 12, 11, 16, 3, 2, padding=(2, 0, 2, 0), dilation=(2, 3)),
+    "grouped": Conv2d(1, 32, 8, 8, 64, 3, 3, padding=(1, 1, 1, 1), groups=2),
+    "depthwise": Conv2d(1, 32, 9, 7, 32, 3, 3, padding=(1, 1, 1, 1), groups=32),
+    "depthwise, strided": Conv2d(1, 16, 14, 14, 16, 5, 5, stride=(2, 2), padding=(2, 2, 2, 2), groups=16),
+    "batch": Conv2d(3, 16, 6, 6, 16, 3, 3, padding=(1, 1, 1, 1)),
+    "channels that make no block": Conv2d(1, 20, 6, 6, 28, 3, 3, padding=(1, 1, 1, 1)),
+    "few channels to many": Conv2d(1, 20, 6, 6, 32, 3, 3, padding=(1, 1, 1, 1)),
+    "filters larger than the cache": Conv2d(1, 256, 5, 5, 272, 3, 3, padding=(1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("shape", BLOCKED)
+def test_a_convolution_in_blocks_is_exact(shape: str, algorithm: str, compiler: str) -> None:
+    conv = BLOCKED[shape]
+    x, weight = operands(conv)
+    bias = np.arange(conv.CO).reshape(1, -1, 1, 1) / conv.CO - 0.5
+    expected = np.maximum(reference.conv2d(x, weight, conv) + bias, 0)
+    mod = relax_conv2d(conv, weight, "bias and relu")
+    actual = compile_and_run(mod, algorithm, "scheduled", x, COMPILERS[compiler], format="blocked")
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("shape", ["plain", "of an image", "pointwise", "depthwise", "grouped"])
+def test_a_minimal_convolution_in_blocks_is_exact(shape: str) -> None:
+    conv = BLOCKED[shape]
+    x, weight = operands(conv)
+    mod = relax_conv2d(conv, weight)
+    assert_close(
+        compile_and_run(mod, "direct", "minimal", x, AVX2, format="blocked"),
+        reference.conv2d(x, weight, conv),
+    )
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_convolution_in_half_is_rounded_once(shape: str, algorithm: str) -> None:

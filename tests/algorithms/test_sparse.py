@@ -19,9 +19,10 @@ from dlas.algorithms.csr import pack_csr, unpack_csr
 from dlas.algorithms.runs import RunTile
 from dlas.algorithms.sparse import SparseTile
 from dlas.errors import ModelError
-from dlas.systems import census, passes
+from dlas.systems import census, legalize, passes
 from dlas.systems import sparse as formats
 from dlas.systems.export import generate
+from dlas.systems.kernels import Kernel
 from dlas.values import Compiler, Csr
 from tests.algorithms.test_convolutions import COMPILERS, SHAPES, assert_close, convolutions, operands
 from tests.systems.lowering import AVX2, AVX512, NEON, compile_and_run, relax_conv2d
@@ -88,7 +89,8 @@ def run_tile(conv: Conv2d, tile: SparseTile, algorithm: str, x: np.ndarray, weig
     with builder.function("main", [image]):
         with builder.dataflow():
             arrays = (filter_.data, filter_.offsets, filter_.indptr)
-            y = builder.emit(passes.call_kernel(builder, function, "sparse", conv, image, *arrays))
+            kernel = Kernel(function, arrays, "sparse", (conv.N, conv.CO, conv.OH, conv.OW))
+            y = builder.emit(legalize.call_kernel(builder, kernel, image))
             out = builder.emit_output(y)
         builder.emit_func_output(out)
     lowered = passes.schedule_functions(builder.get(), "scheduled", AVX2)

@@ -20,7 +20,7 @@ from dlas.algorithms import reference
 from dlas.bench import layers, tuned
 from dlas.bench.several import Contest, Effort, Report
 from dlas.bench.tuned import Rules, Variant
-from dlas.errors import DeviceError, UsageError
+from dlas.errors import BuildError, DeviceError, UsageError
 from dlas.hardware import targets
 from dlas.hardware.device import LocalDevice
 from dlas.hardware.runner import build_runner
@@ -32,7 +32,7 @@ from dlas.systems.autoschedule.record import Record
 from dlas.systems.autoschedule.records import Database, path_of
 from dlas.systems.autoschedule.workload import Choice, parse
 from dlas.trial import Settings, Trial
-from dlas.values import Device, Weights
+from dlas.values import Artifact, Device, Weights
 from dlas.worker import Limit, Worker
 
 TARGET = targets.load("x86")
@@ -140,6 +140,28 @@ def test_a_network_is_compared_with_what_is_recorded_of_it(
     text = show(report)
     for words in (*contest.times_ns, effort, "2 rounds of one process each with 4 inferences (3 of minimal"):
         assert words in text
+
+
+def test_each_number_of_threads_has_its_own_choices(
+    cells: tuned.Cells,
+    settings: Settings,
+    device: Device,
+    recorded: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def obtain(trial: Trial, worker: Worker) -> Artifact:
+        asked.append(trial.settings.threads)
+        raise BuildError("enough is known")
+
+    monkeypatch.setattr(tuned, "obtain_artifact", obtain)
+    with Worker() as worker:
+        bench = tuned.Bench(settings, worker, device, Rules(PEERS, (1, 2), 1), silent)
+        for threads in (1, 2):
+            with pytest.raises(BuildError, match="enough is known"):
+                next(bench.compare(cells, threads))
+    assert asked == [1, 2]
 
 
 class Noting(Worker):

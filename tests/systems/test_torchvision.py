@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from dlas.models.loading import Model, load
-from dlas.systems import passes
+from dlas.systems import legalize, passes
 from dlas.systems.census import Operators
 from dlas.systems.export import generate
 from dlas.systems.frontend import to_relax
@@ -53,7 +53,7 @@ def test_every_convolution_runs_as_asked(network: Network) -> None:
     total, depthwise, pixels, norms = COUNTS[network.name]
     bindings = [binding for block in network.mod["main"].body.blocks for binding in block.bindings]
     calls = [binding.value for binding in bindings if isinstance(binding.value, relax.Call)]
-    found = [passes.geometry(call) for call in calls if call.op.name == "relax.nn.conv2d"]
+    found = [legalize.geometry(call) for call in calls if call.op.name == "relax.nn.conv2d"]
     scales = [call for call in calls if call.op.name == "relax.multiply" and is_constant(call.args[1])]
     assert len(found) == total
     assert sum(conv.depthwise for conv in found) == depthwise
