@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 from tvm import s_tir
 from tvm.s_tir.meta_schedule.cost_model import XGBModel
 from tvm.s_tir.meta_schedule.database import MemoryDatabase, TuningRecord
@@ -87,6 +88,7 @@ def _evolve(
     )
     seed = 1 + crc32(f"{workload.id} {guess.sketch} {len(tried)}".encode()) % 10**6
     context = Context(func, target, generator, EvolutionarySearch(**EVOLUTION), seed)
+    np.random.seed(seed)  # by which MetaSchedule's model guesses
     module, database = to_module(func), MemoryDatabase()
     entry = database.commit_workload(module)
     measured = []

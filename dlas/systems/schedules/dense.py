@@ -88,9 +88,14 @@ def cut(sch: s_tir.Schedule, block: Any, output: Any, order: str, decisions: Dec
 
 
 def sample_cut(sch: s_tir.Schedule, loop: Any, decision: Sequence[int] | None = None) -> Any:
-    """Two factors of a loop's extent, outer and inner; sampled where they are not given."""
-    given = None if decision is None else list(decision)
-    return sch.sample_perfect_tile(loop, 2, roles.extent(sch, loop), given)
+    """Two factors of a loop's extent, outer and inner; sampled where they are not given.
+
+    Raises ValueError for given ones of another extent: TVM would take them, and compute past the end.
+    """
+    extent = roles.extent(sch, loop)
+    if decision is not None and prod(decision) != extent:
+        raise ValueError(f"{list(decision)} do not cut a loop of {extent}")
+    return sch.sample_perfect_tile(loop, 2, extent, None if decision is None else list(decision))
 
 
 def parts(elements: int, compiler: Compiler) -> float:
