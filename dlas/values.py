@@ -352,7 +352,8 @@ class Job:
     inputs: float32 (count, *shape), shape being that of the network's input; sent one at a time, so
     that a memory-mapped array of any length will do. output_shape is that of one run and bounds
     what is read back. repeats and warmups may both be 0: then nothing is timed. observe are files
-    of the device whose contents are wanted before and after.
+    of the device whose contents are wanted before and after. flush_bytes are written elsewhere before
+    each sample, so that what the network reads comes from memory.
     """
 
     module: Path
@@ -363,6 +364,7 @@ class Job:
     warmups: int = WARMUPS
     observe: tuple[str, ...] = ()
     timeout_s: float = 600.0
+    flush_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dlas.errors import DeviceError, StorageError
 from dlas.hardware.fields import INT64_MAX, Fields, decode, refuse
 from dlas.values import Job, JobResult
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_LINE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
@@ -198,6 +198,7 @@ def _job_text(job: Job, cpu_set: str) -> str:
         "output_bytes": outputs_bytes(job) // len(job.inputs),
         "warmups": job.warmups,
         "repeats": job.repeats,
+        "flush_bytes": job.flush_bytes,
         "threads": job.threads,
         "cpus": cpu_set,
     }

@@ -17,7 +17,6 @@ MAX_ROWS = 4  # of a tile: what lies below each other is read from lines of its 
 L1_BYTES = 24 * 1024  # of a filter, beside what it is multiplied with
 L2_BYTES_PER_CYCLE = 17.0  # of a filter that comes from there anew for each tile; fitted on a Zen 3
 LOADS_PER_CYCLE = 1.7
-STEP_CYCLES = 0.1  # of a step of the inner kernel, beside its arithmetic; fitted on a Zen 3
 
 
 def choose(conv: Conv2d, compiler: Compiler) -> Tile:
@@ -79,7 +78,6 @@ def estimate_blocked_cycles(conv: Conv2d, tile: Tile, compiler: Compiler) -> flo
     step = max(vectors * positions / 2, (vectors + positions) / LOADS_PER_CYCLE, 4.0)
     if 4 * conv.CG * conv.KH * conv.KW * tile.lanes > L1_BYTES:
         step = max(step, 4 * tile.lanes / L2_BYTES_PER_CYCLE)
-    step += STEP_CYCLES
     return ceil_div(conv.CO, tile.lanes) * down * across * conv.CG * conv.KH * conv.KW * step
 
 

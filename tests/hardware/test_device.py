@@ -63,6 +63,14 @@ def test_thousands_of_inputs_need_memory_for_their_outputs_only(
     assert more_bytes < result.outputs.nbytes + job.inputs.nbytes // 2
 
 
+def test_what_is_written_to_flush_the_caches_is_in_the_memory_of_the_job(
+    local: LocalDevice, job: Job
+) -> None:
+    flushed = local.run(replace(job, flush_bytes=256 << 20))
+    assert len(flushed.samples_ns) == job.repeats
+    assert flushed.peak_rss_bytes - local.run(job).peak_rss_bytes > 128 << 20
+
+
 def test_one_warm_up_is_the_run_that_gave_the_output(local: LocalDevice, job: Job) -> None:
     assert len(local.run(replace(job, warmups=1)).warmup_ns) == 1
 
@@ -124,7 +132,7 @@ def liar(local: LocalDevice, tmp_path: Path) -> Liar:
 HONEST = """
 import json, os, signal, sys, tarfile, time
 answer = {
-    "protocol": 2, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
+    "protocol": 3, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
     "output": {"count": 1, "shape": [4, 64], "dtype": "float32", "bytes": 1024},
     "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
 }

@@ -26,7 +26,7 @@ JOB = Job(
 RAW = np.array([1, np.nan, -np.inf, 2, 3, 4], "<f4").tobytes()
 WALL_NS = 10**9
 ANSWER: dict[str, Any] = {
-    "protocol": 2,
+    "protocol": 3,
     "samples_ns": [4, 3, 2, 1],
     "warmup_ns": [9, 8],
     "output": {"count": 2, "shape": [1, 3], "dtype": "float32", "bytes": 24},
@@ -59,7 +59,7 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
     assert contents["model.so"] == module.read_bytes()
     assert np.frombuffer(contents["input.bin"], "<f4").tolist() == list(range(12))
     assert contents["job.txt"].decode().splitlines() == [
-        "protocol=2",
+        "protocol=3",
         "device=cpu",
         "dtype=float32",
         "inputs=2",
@@ -67,6 +67,7 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
         "output_bytes=12",
         "warmups=2",
         "repeats=4",
+        "flush_bytes=0",
         "threads=2",
         "cpus=0-1",
         "observe=/a",
@@ -159,7 +160,7 @@ def test_an_answer_without_a_wait_and_without_times_is_taken() -> None:
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no field": (lambda a: a.pop("threads"), "'threads' is missing"),
     "a field too many": (lambda a: a.update(run_this="rm"), "unknown field 'run_this'"),
-    "another protocol": (lambda a: a.update(protocol=1), "protocol 2"),
+    "another protocol": (lambda a: a.update(protocol=1), "protocol 3"),
     "too few samples": (lambda a: a["samples_ns"].pop(), "has 3 entries, 4"),
     "too many warm-ups": (lambda a: a["warmup_ns"].append(1), "has 3 entries, 2"),
     "no time at all": (lambda a: a.update(samples_ns=[1, 2, 3, 0]), "what is not a time"),
@@ -211,7 +212,7 @@ def test_a_lie_is_found_out(name: str) -> None:
         (b"\n" + RAW, "not the JSON"),
         (b"[]\n" + RAW, "not a JSON object"),
         (b"[" * 500_000 + b"\n", "not the JSON"),
-        (b'{"protocol": 2, "protocol": 2}\n', "a key is there twice"),
+        (b'{"protocol": 3, "protocol": 3}\n', "a key is there twice"),
         (b'{"a": "\xff"}\n', "not the JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "not the JSON"),
         (encoded(ANSWER, RAW[:-1]), "23 bytes, 24 were expected"),
@@ -262,7 +263,7 @@ def test_what_a_device_says_cannot_drive_a_terminal() -> None:
 
 
 def test_a_probe_answer_is_files_by_path() -> None:
-    assert protocol.parse_probe(b'{"protocol": 2, "files": {"/a": "b"}}\n') == {"/a": "b"}
+    assert protocol.parse_probe(b'{"protocol": 3, "files": {"/a": "b"}}\n') == {"/a": "b"}
 
 
 @pytest.mark.parametrize(

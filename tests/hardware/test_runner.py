@@ -56,7 +56,7 @@ def tar(*members: Member, tar_format: int = tarfile.USTAR_FORMAT) -> bytes:
 
 
 JOB = {
-    "protocol": "2",
+    "protocol": "3",
     "device": "cpu",
     "dtype": "float32",
     "inputs": "1",
@@ -64,6 +64,7 @@ JOB = {
     "output_bytes": "8",
     "warmups": "1",
     "repeats": "1",
+    "flush_bytes": "0",
     "threads": "1",
     "cpus": "",
 }
@@ -233,6 +234,7 @@ def test_a_folder_that_is_not_empty_is_refused(program: Runner, tmp_path: Path) 
         ({"output_bytes": "9999999999"}, "output_bytes is"),
         ({"inputs": "1000", "output_bytes": "1073742"}, "output_bytes is"),
         ({"warmups": "0"}, "both 0 or neither"),
+        ({"flush_bytes": "-1"}, "flush_bytes is '-1'"),
         ({"repeats": "0"}, "both 0 or neither"),
         ({"repeats": "100001"}, "repeats is"),
         ({"threads": "many"}, "threads is 'many'"),
@@ -279,7 +281,7 @@ def test_probe_tells_the_contents_of_files(program: Runner, tmp_path: Path) -> N
     patterns = f"observe={tmp_path}/*\nobserve=/no/such/file\n".encode()
     code, answer = said(program, patterns, "probe")
     assert code == 0
-    assert answer["protocol"] == 2
+    assert answer["protocol"] == 3
     assert answer["files"] == {
         f"{tmp_path}/a": every_byte.decode("latin-1"),
         f"{tmp_path}/b": ("long" * 100_000)[: 64 << 10],

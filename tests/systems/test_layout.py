@@ -132,9 +132,3 @@ def test_sigmoid_is_exact_to_a_few_units_in_the_last_place() -> None:
     actual = machine["main"](tvm.runtime.tensor(x)).numpy()
     expected = 1 / (1 + np.exp(-x.astype("float64")))
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-37)
-
-
-def test_a_filter_is_fetched_ahead_where_it_is_read_more_than_once() -> None:
-    mod, _, _ = import_small(nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)))
-    lowered, _ = passes.lower(mod, "direct", "scheduled", AVX2, format="blocked")
-    assert "prefetcht0" in generate(lowered, AVX2).mod.imports[0].inspect_source("asm")

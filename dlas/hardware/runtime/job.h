@@ -11,7 +11,7 @@
 
 namespace dlas {
 
-constexpr int64_t kProtocol = 2;
+constexpr int64_t kProtocol = 3;
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 30;  // one input, or all outputs
 constexpr int64_t kMaxInputs = 1000000;
 constexpr int64_t kMaxRuns = 10000;  // keeps the answer's first line under 1 MiB
@@ -24,6 +24,7 @@ struct Job {
   int64_t output_bytes = 0;    // of one run
   int64_t warmups = 0;
   int64_t repeats = 0;
+  int64_t flush_bytes = 0;  // written before each sample, so that the caches hold nothing of the network
   int64_t threads = 0;
   std::string cpus;  // as in taskset; empty leaves the affinity as it is
   std::vector<std::string> observe;
@@ -96,6 +97,7 @@ inline Job parse_job(const std::string& text) {
   if ((job.warmups == 0) != (job.repeats == 0)) {
     throw Failure("job.txt: warmups and repeats are both 0 or neither is");
   }
+  job.flush_bytes = number("flush_bytes", 0, kMaxTensorBytes);
   job.threads = number("threads", 1, kMaxThreads);
   job.cpus = take("cpus");
   if (!values.empty()) throw Failure("job.txt: unknown key '" + values.begin()->first + "'");

@@ -56,10 +56,10 @@ inline Times time_last(const Network& network, const Job& job, int64_t first_ns)
   if (job.repeats == 0) return times;
   times.warmup_ns.push_back(first_ns);
   if (job.warmups > 1) {
-    std::vector<int64_t> more = network.time(job.warmups - 1);
+    std::vector<int64_t> more = network.time(job.warmups - 1, job.flush_bytes);
     times.warmup_ns.insert(times.warmup_ns.end(), more.begin(), more.end());
   }
-  times.samples_ns = network.time(job.repeats);
+  times.samples_ns = network.time(job.repeats, job.flush_bytes);
   return times;
 }
 

@@ -82,14 +82,13 @@ class Network {
   }
 
   // Nanoseconds of each of `repeats` runs, by TVM's own evaluator, which runs the network once more
-  // before the first of them.
-  std::vector<int64_t> time(int64_t repeats) const {
-    constexpr int kNumber = 1, kMinRepeatMs = 0, kZeroTimeLimit = 0, kCooldownMs = 0, kCooldownEvery = 1,
-                  kFlushBytes = 0;
+  // before the first of them, and before each one writes flush_bytes elsewhere.
+  std::vector<int64_t> time(int64_t repeats, int64_t flush_bytes) const {
+    constexpr int kNumber = 1, kMinRepeatMs = 0, kZeroTimeLimit = 0, kCooldownMs = 0, kCooldownEvery = 1;
     ffi::Function evaluate =
         ffi::Function::GetGlobalRequired("runtime.RPCTimeEvaluator")(
             vm_, kBound, static_cast<int>(kDLCPU), 0, kNumber, static_cast<int>(repeats), kMinRepeatMs,
-            kZeroTimeLimit, kCooldownMs, kCooldownEvery, kFlushBytes, "")
+            kZeroTimeLimit, kCooldownMs, kCooldownEvery, static_cast<int>(flush_bytes), "")
             .cast<ffi::Function>();
     ffi::Bytes seconds = evaluate().cast<ffi::Bytes>();
     if (seconds.size() != static_cast<size_t>(repeats) * sizeof(double)) {

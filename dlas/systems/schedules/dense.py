@@ -14,7 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from dlas.algorithms.blocks import NCHW_AXES
-from dlas.systems.schedules import prefetch, roles, scheduled
+from dlas.systems.schedules import roles, scheduled
 from dlas.values import Compiler
 
 TASKS = 8  # enough for the threads of a small device, whatever number a search ran with
@@ -152,8 +152,6 @@ def accumulate(sch: s_tir.Schedule, block: Any, vector_lanes: int) -> None:
     sch.vectorize(lane)
     for loop in (channel, height, width, vectors):
         sch.unroll(loop)
-    if inner > 1:
-        sch.annotate(channel, prefetch.MARK, 1)
     zeros = sch.decompose_reduction(block, ci)
     for loop in sch.get_loops(zeros)[-4:-1]:
         sch.unroll(loop)
