@@ -192,7 +192,9 @@ class _Rewriter:
     def _binary(self, call: relax.Call) -> relax.Expr | None:
         if not any(arg in self._blocked for arg in call.args):
             return None
-        is_row = any(self._is_row(arg) for arg in call.args)
+        maps = {_shape(arg)[2:] for arg in call.args if len(_shape(arg)) == NCHW_AXES} - {(1, 1)}
+        # What is broadcast over rows alone has no form as one row.
+        is_row = any(self._is_row(arg) for arg in call.args) and len(maps) == 1
         args = [self.blocked(arg, is_row) for arg in call.args]
         if any(arg is None for arg in args):
             return None

@@ -86,6 +86,15 @@ def test_what_knows_no_blocks_gets_nchw(between: str) -> None:
     np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [2, 3])
+def test_what_is_broadcast_over_rows_or_columns_alone_meets_a_map_that_was_one_row(axis: int) -> None:
+    """Behind a pointwise convolution, which takes its map as one row."""
+    last = Small(lambda y: y * torch.sigmoid(y.mean(axis, keepdim=True)))
+    last.first = nn.Conv2d(16, 16, 1)
+    mod, x, expected = import_small(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), last))
+    np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
+
+
 def test_a_concatenation_of_whole_blocks_stays_in_blocks() -> None:
     mod, x, expected = import_small(Small(lambda y: torch.cat([y, torch.relu(y)], 1), channels=32))
     assert operators(layout.block_channels(mod, 8))["relax.permute_dims"] == 1
