@@ -356,7 +356,13 @@ def start(root: Path) -> subprocess.Popen[bytes]:
     script = root / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, str(script), str(root)], env=environment, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(root)],
+        env=environment,
+        start_new_session=True,
+        # A suite that a shell runs in the background ignores interrupts, and so would the child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def await_trials(root: Path, count: int) -> None:

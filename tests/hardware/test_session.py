@@ -222,6 +222,15 @@ def test_an_error_of_the_host_leaves_no_runner(local: LocalDevice, seen: Job) ->
     assert list(local.scratch.iterdir()) == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A suite that a shell runs in the background would ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_job_leaves_nothing(local: LocalDevice, seen: Job, evil: Evil) -> None:
     def interrupt() -> None:
         within(lambda: not is_free(local.lock))
