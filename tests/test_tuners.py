@@ -105,8 +105,9 @@ def test_samples_are_as_many_as_the_best_so_far_lets(make: Callable[..., Search]
     make(bench, trials=3).run(WORKLOADS[:1])
     first, *others = [job.repeats for job in bench.jobs]
     assert first == candidates.FIRST_REPEATS
-    assert others == [round(25e6 / median_of(0)), round(25e6 / median_of(1))]
+    assert others == [candidates.choose_repeats(median_of(0)), candidates.choose_repeats(median_of(1))]
     assert {job.warmups for job in bench.jobs} == {1}
+    assert {job.flush_bytes for job in bench.jobs} == {candidates.FLUSH_BYTES}  # as in a network: from memory
 
 
 def test_it_ends_exactly_when_so_many_variants_gained_nothing(make: Callable[..., Search]) -> None:
