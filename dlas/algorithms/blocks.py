@@ -49,6 +49,13 @@ def _blocked(channels: int, block: int) -> tuple[int, ...]:
     return (channels // block, block) if block else (channels,)
 
 
+def to_blocks(array: np.ndarray, block: int) -> np.ndarray:
+    """(N, C, H, W) to (N, C/block, H, W, block), where the block divides C."""
+    n, c, h, w = array.shape
+    blocked = array.reshape(n, c // block, block, h, w).transpose(0, 1, 3, 4, 2)
+    return np.ascontiguousarray(blocked)
+
+
 def tiles(conv: Conv2d, tile: Tile) -> tuple[int, int]:
     """How many tiles cover the output's height and width; the last ones may reach past its edge."""
     return ceil_div(conv.OH, tile.height), ceil_div(conv.OW, tile.width)

@@ -71,3 +71,8 @@ def llvm_target(compiler: Compiler, keeps_loops: bool = False) -> tvm.target.Tar
     if compiler.kind == "llvm" and (compiler.arch == "aarch64" or keeps_loops):
         description["cl-opt"] = list(_KEEP_LOOPS)
     return tvm.target.Target(description)
+
+
+def first_line(error: Exception) -> str:
+    """What TVM's error says first; the rest is its stack and the code that it is about."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

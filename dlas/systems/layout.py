@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from dlas.algorithms.blocks import NCHW_AXES
+from dlas.algorithms.blocks import NCHW_AXES, to_blocks
 
 _UNARY = tuple(
     tvm.ir.Op.get(f"relax.{name}")
@@ -106,8 +106,7 @@ class _Rewriter:
         if isinstance(expr, tvm.ir.GenericConst):
             if (height, width) != (1, 1):
                 return None
-            array = expr.value.numpy().reshape(split).transpose(0, 1, 3, 4, 2)
-            return relax.const(np.ascontiguousarray(array))
+            return relax.const(to_blocks(expr.value.numpy().reshape(-1, *shape[-3:]), self._block))
         if height == width == 1:
             return self._reshape(self.plain(expr), (*split[:2], 1, 1))
         made = self._emit(relax.op.permute_dims(relax.op.reshape(self.plain(expr), split), [0, 1, 3, 4, 2]))

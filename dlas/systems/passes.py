@@ -15,7 +15,7 @@ from dlas.systems import layout as layouts
 from dlas.systems.autoschedule import space
 from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.census import Operators
-from dlas.systems.export import KEEP_LOOPS
+from dlas.systems.export import KEEP_LOOPS, first_line
 from dlas.systems.kernels import ALGORITHMS
 from dlas.systems.schedules import dense, integer, minimal, roles, scheduled
 from dlas.systems.schedules import depthwise as depthwise_schedule
@@ -166,11 +166,9 @@ def schedule_functions(mod: tvm.IRModule, name: str, compiler: Compiler) -> tvm.
         try:
             done = schedule(func, compiler)
         except Exception as error:  # TVM raises many kinds; each means that this step does not apply
-            first_line = next(
-                (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-            )
             raise ScheduleError(
-                f"schedule {name} does not apply to {variable.name_hint}: {first_line}", "see the cell's log"
+                f"schedule {name} does not apply to {variable.name_hint}: {first_line(error)}",
+                "see the cell's log",
             ) from error
         result[variable] = done.with_attr({"tirx.is_scheduled": True, "global_symbol": variable.name_hint})
     return result

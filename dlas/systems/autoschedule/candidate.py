@@ -12,7 +12,7 @@ import tvm
 from tvm import relax, tirx
 
 from dlas.algorithms import reference
-from dlas.algorithms.blocks import NCHW_AXES
+from dlas.algorithms.blocks import NCHW_AXES, to_blocks
 from dlas.systems import kernels, layout, passes
 from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.export import export
@@ -99,10 +99,3 @@ def arrays(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     weight = noise.standard_normal((conv.CO, conv.CG, conv.KH, conv.KW), "float32")
     weight.flat[noise.permutation(weight.size)[: weight.size * workload.zero_percent // 100]] = 0
     return x, weight, noise.standard_normal(conv.CO, "float32")
-
-
-def to_blocks(array: np.ndarray, block: int) -> np.ndarray:
-    """(N, C, H, W) to (N, C/block, H, W, block)."""
-    n, c, h, w = array.shape
-    blocked = array.reshape(n, c // block, block, h, w).transpose(0, 1, 3, 4, 2)
-    return np.ascontiguousarray(blocked)

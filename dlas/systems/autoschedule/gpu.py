@@ -20,7 +20,7 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
 from dlas.errors import BuildError, ScheduleError
 from dlas.systems.autoschedule.context import Context, to_module
-from dlas.systems.export import llvm_target
+from dlas.systems.export import first_line, llvm_target
 from dlas.systems.schedules import roles
 from dlas.values import Compiler
 
@@ -157,7 +157,7 @@ def candidates(func: tirx.PrimFunc, target: tvm.target.Target, count: int, seed:
                 break
             context.notify_runner_results(batch, [])
     except Exception as error:  # TVM raises many kinds; each means that the space does not apply
-        raise ScheduleError(f"the design space does not apply: {_first_line(error)}") from error
+        raise ScheduleError(f"the design space does not apply: {first_line(error)}") from error
     if not found:
         raise ScheduleError("the design space has no valid candidate", "choose another algorithm or format")
     return list(found.values())[:count]
@@ -172,7 +172,7 @@ def compile_source(mod: tvm.IRModule, target: tvm.target.Target) -> str:
         built = tvm.tirx.build(tirx.transform.ForceNarrowIndexToInt32()(mod), target)
         source = "".join(str(kernels.inspect_source()) for kernels in built.imports)
     except Exception as error:  # code generation raises many kinds, none of them ours
-        raise BuildError(f"no code for {target.kind.name}: {_first_line(error)}") from error
+        raise BuildError(f"no code for {target.kind.name}: {first_line(error)}") from error
     if not source:
         raise BuildError(f"no code for {target.kind.name}: nothing is bound to threads", "schedule it first")
     return source
@@ -184,7 +184,3 @@ def _shape(sch: s_tir.Schedule, block: Any) -> list[int]:
 
 def _even(choices: Any) -> list[float]:
     return [1 / len(choices)] * len(choices)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

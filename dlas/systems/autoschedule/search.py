@@ -45,7 +45,7 @@ def propose(workload: Workload, compiler: Compiler, history: History, count: int
     tried = dict(history)
     first = [space.HAND, *space.structures(workload, compiler)]
     proposed = [choice for choice in first if choice not in tried][:count]
-    open_structures = _leaders(workload, compiler, tried)
+    open_structures = _leaders(tried, len(tried) - len(first))
     while len(proposed) < count and open_structures and len(tried) >= len(first):
         share = -(-(count - len(proposed)) // len(open_structures))
         guess = open_structures.pop(0)
@@ -53,8 +53,11 @@ def propose(workload: Workload, compiler: Compiler, history: History, count: int
     return proposed[:count]
 
 
-def _leaders(workload: Workload, compiler: Compiler, tried: dict[Choice, int | None]) -> list[Choice]:
-    """A choice in each structure that is still followed and has variants left, the fastest one first."""
+def _leaders(tried: dict[Choice, int | None], evolved: int) -> list[Choice]:
+    """A choice in each structure that is still followed and has variants left, the fastest one first.
+
+    evolved: how many were tried after the first of each structure.
+    """
     best: dict[Any, int] = {}
     sizes: dict[Any, int] = defaultdict(int)
     guesses: dict[Any, Choice] = {}
@@ -65,9 +68,7 @@ def _leaders(workload: Workload, compiler: Compiler, tried: dict[Choice, int | N
         guesses.setdefault(choice.sketch, choice)
         if median_ns is not None:
             best[choice.sketch] = min(median_ns, best.get(choice.sketch, median_ns))
-    first_pass = len(space.structures(workload, compiler)) + 1
-    rounds = max(0, len(tried) - first_pass) // ROUND
-    left = max(FEWEST, MOST >> rounds)
+    left = max(FEWEST, MOST >> max(0, evolved) // ROUND)
     ranked = sorted(best, key=lambda sketch: best[sketch])
     followed = [sketch for sketch in ranked if sizes[sketch] < space.count(guesses[sketch])]
     return [guesses[sketch] for sketch in followed[:left]]
