@@ -27,6 +27,9 @@ from dlas.algorithms.convolution import Conv2d, Tile, ceil_div, in_extent
 
 NCHW_AXES = 4
 FILTER_AXES = 5  # of a packed filter whose input channels are not in blocks
+# What lies so far apart shares a set of an L1 of 32 KiB and 8 ways: of 16x16 places of 8 channels, 8 blocks.
+SET_BYTES = 4096
+FLOAT32_BYTES = 4
 
 
 def pack_filter(weight: np.ndarray, conv: Conv2d, lanes: int, block: int = 0) -> np.ndarray:
@@ -91,7 +94,10 @@ def image(x: Any, conv: Conv2d, tile: Tile) -> Callable[..., Any]:
 
 
 def pad(x: Any, conv: Conv2d, tile: Tile) -> Any:
-    """Zeros around x, which is as in `at`, as far as whole tiles read."""
+    """Zeros around x, which is as in `at`, as far as whole tiles read.
+
+    With a column more where the blocks of channels, which are read side by side, would lie in the same sets.
+    """
     (rows, columns), (top, left) = tiles(conv, tile), conv.padding[:2]
     height = in_extent(rows * tile.height, conv.KH, conv.stride[0], conv.dilation[0])
     width = in_extent(columns * tile.width, conv.KW, conv.stride[1], conv.dilation[1])
@@ -103,6 +109,9 @@ def pad(x: Any, conv: Conv2d, tile: Tile) -> Any:
         inside = tirx.all(h >= top, h < conv.H + top, w >= left, w < conv.W + left)
         return tirx.if_then_else(inside, x[n, c, h - top, w - left, *lane], 0.0)
 
+    if len(x.shape) > NCHW_AXES:
+        in_step = height * width * int(x.shape[NCHW_AXES]) * FLOAT32_BYTES % SET_BYTES == 0
+        width += in_step
     shape = (*x.shape[:2], height, width, *x.shape[NCHW_AXES:])
     return te.compute(shape, element, name="pad", attrs={"role": "pad"})
 

@@ -169,12 +169,18 @@ class _Rewriter:
         if outputs % self._block or not (whole or is_depthwise):
             return None
         layout = name(self._block)
-        extents = [int(n) for n in (*attrs.strides, *_shape(weight)[2:], *attrs.padding, groups)]
-        is_row = extents == [1, 1, 1, 1, 0, 0, 0, 0, 1] and not is_small
+        is_pointwise = [*_shape(weight)[2:], *map(int, attrs.padding), groups] == [1, 1, 0, 0, 0, 0, 1]
+        strides = [int(n) for n in attrs.strides]
+        if is_small:
+            x = self.plain(x)
+        elif is_pointwise:
+            x, strides = self._places(x, strides), [1, 1]
+        else:
+            x = self.blocked(x)
         return relax.op.nn.conv2d(
-            self.plain(x) if is_small else self.blocked(x, is_row),
+            x,
             weight,
-            strides=attrs.strides,
+            strides=strides,
             padding=attrs.padding,
             dilation=attrs.dilation,
             groups=groups,
@@ -182,6 +188,14 @@ class _Rewriter:
             kernel_layout="OIHW",
             out_layout=layout,
         )
+
+    def _places(self, x: relax.Expr, strides: list[int]) -> relax.Expr:
+        """What a pointwise convolution reads of a map, as one row: with strides, the places that it keeps."""
+        if strides == [1, 1]:
+            return self.blocked(x, is_row=True)
+        kept = self._emit(relax.op.strided_slice(self.blocked(x), _PLACES, [0, 0], _shape(x)[2:], strides))
+        n, blocks, h, w, _ = _shape(kept)
+        return self._reshape(kept, (n, blocks, 1, h * w))
 
     def _unary(self, call: relax.Call) -> relax.Expr | None:
         if call.args[0] not in self._blocked:

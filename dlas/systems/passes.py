@@ -17,7 +17,7 @@ from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.census import Operators
 from dlas.systems.export import KEEP_LOOPS, first_line
 from dlas.systems.kernels import ALGORITHMS
-from dlas.systems.schedules import dense, integer, minimal, roles, scheduled
+from dlas.systems.schedules import dense, fetch, integer, minimal, roles, scheduled
 from dlas.systems.schedules import depthwise as depthwise_schedule
 from dlas.systems.schedules import sparse as sparse_schedule
 from dlas.values import Compiler
@@ -164,7 +164,7 @@ def schedule_functions(mod: tvm.IRModule, name: str, compiler: Compiler) -> tvm.
         if not isinstance(func, tirx.PrimFunc):
             continue
         try:
-            done = schedule(func, compiler)
+            done = fetch.ahead(schedule(func, compiler))
         except Exception as error:  # TVM raises many kinds; each means that this step does not apply
             raise ScheduleError(
                 f"schedule {name} does not apply to {variable.name_hint}: {first_line(error)}",

@@ -45,33 +45,35 @@ def propose(workload: Workload, compiler: Compiler, history: History, count: int
     tried = dict(history)
     first = [space.HAND, *space.structures(workload, compiler)]
     proposed = [choice for choice in first if choice not in tried][:count]
-    open_structures = _leaders(tried, len(tried) - len(first))
-    while len(proposed) < count and open_structures and len(tried) >= len(first):
-        share = -(-(count - len(proposed)) // len(open_structures))
-        guess = open_structures.pop(0)
+    if len(tried) < len(first):
+        return proposed
+    left = max(FEWEST, MOST >> (len(tried) - len(first)) // ROUND)
+    followed = _rank(workload, tried)
+    while len(proposed) < count and followed:
+        # Behind those that are left the others follow only when these have no new variant.
+        share = -(-(count - len(proposed)) // max(1, min(left, len(followed))))
+        guess = followed.pop(0)
         proposed += _evolve(workload, compiler, guess, {**tried, **dict.fromkeys(proposed)}, share)
+        left -= 1
+        if left <= 0 and proposed:
+            break
     return proposed[:count]
 
 
-def _leaders(tried: dict[Choice, int | None], evolved: int) -> list[Choice]:
-    """A choice in each structure that is still followed and has variants left, the fastest one first.
-
-    evolved: how many were tried after the first of each structure.
-    """
+def _rank(workload: Workload, tried: dict[Choice, int | None]) -> list[Choice]:
+    """A choice in each structure that ran and has variants left, the fastest one first."""
     best: dict[Any, int] = {}
     sizes: dict[Any, int] = defaultdict(int)
     guesses: dict[Any, Choice] = {}
     for choice, median_ns in tried.items():
         if not choice.decisions:
             continue
-        sizes[choice.sketch] += 1
+        sizes[choice.sketch] += space.has_tasks(workload, choice)
         guesses.setdefault(choice.sketch, choice)
         if median_ns is not None:
             best[choice.sketch] = min(median_ns, best.get(choice.sketch, median_ns))
-    left = max(FEWEST, MOST >> max(0, evolved) // ROUND)
     ranked = sorted(best, key=lambda sketch: best[sketch])
-    followed = [sketch for sketch in ranked if sizes[sketch] < space.count(guesses[sketch])]
-    return [guesses[sketch] for sketch in followed[:left]]
+    return [guesses[each] for each in ranked if sizes[each] < space.count(workload, guesses[each])]
 
 
 def _evolve(

@@ -17,10 +17,11 @@ import tvm
 from tvm import s_tir, tirx
 
 from dlas.algorithms import runs
+from dlas.algorithms.blocks import NCHW_AXES
 from dlas.algorithms.blocks import tiles as tile_counts
 from dlas.algorithms.convolution import Tile, ceil_div
 from dlas.algorithms.sparse import SparseTile
-from dlas.systems import sparse, tiles
+from dlas.systems import kernels, sparse, tiles
 from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.schedules import dense, depthwise, roles
 from dlas.systems.schedules import sparse as sparse_schedule
@@ -43,21 +44,31 @@ def structures(workload: Workload, compiler: Compiler) -> list[Choice]:
     return list(dict.fromkeys(found(workload, compiler)))
 
 
-def count(choice: Choice) -> int:
-    """How many variants the structure of a choice has."""
-    return prod(_divisors(prod(decision)) for decision in choice.decisions)
+def count(workload: Workload, choice: Choice) -> int:
+    """How many variants the structure of a choice has, of those that a search proposes."""
+    cuts = [_divisors(prod(decision)) for decision in choice.decisions]
+    shared, least = _shared(workload, choice), _least_tasks(workload, choice)
+    return sum(shared * prod(outer) >= least for outer in product(*cuts))
 
 
 def has_tasks(workload: Workload, choice: Choice) -> bool:
     """Whether a variant has work for several threads, as far as its structure can have."""
+    tasks = _shared(workload, choice) * prod(outer for outer, _ in choice.decisions)
+    return tasks >= _least_tasks(workload, choice)
+
+
+def _least_tasks(workload: Workload, choice: Choice) -> int:
+    return min(dense.TASKS, _shared(workload, choice) * prod(map(prod, choice.decisions)))
+
+
+def _shared(workload: Workload, choice: Choice) -> int:
+    """How many tasks a variant has whatever was decided."""
     conv, sketch = workload.conv, dict(choice.sketch)
-    shared = conv.N
     if sketch["space"] == "depthwise":
-        shared *= conv.CO // int(sketch["lanes"])
-    elif sketch["space"] == "sparse":
-        shared *= prod(runs.tile_counts(conv, SparseTile(**tile_of(choice) or {})))
-    tasks = shared * prod(outer for outer, _ in choice.decisions)
-    return tasks >= min(dense.TASKS, shared * prod(map(prod, choice.decisions)))
+        return conv.N * conv.CO // int(sketch["lanes"])
+    if sketch["space"] == "sparse":
+        return conv.N * prod(runs.tile_counts(conv, SparseTile(**tile_of(choice) or {})))
+    return conv.N
 
 
 def tile_of(choice: Choice) -> dict[str, Any] | None:
@@ -94,7 +105,8 @@ def apply(sch: s_tir.Schedule, compiler: Compiler, choice: Choice, is_sampled: b
 
 
 def _apply_dense(sch: s_tir.Schedule, compiler: Compiler, sketch: Mapping[str, Any], given: Any) -> None:
-    dense.apply(sch, compiler, dense.Sketch(sketch["order"], sketch["staged"]), given)
+    nest = dense.Sketch(sketch["order"], sketch["staged"], sketch.get("parts", 1))
+    dense.apply(sch, compiler, nest, given)
 
 
 def _apply_depthwise(sch: s_tir.Schedule, compiler: Compiler, _: Mapping[str, Any], given: Any) -> None:
@@ -115,7 +127,7 @@ _APPLY: Mapping[str, Callable[[s_tir.Schedule, Compiler, Mapping[str, Any], Any]
     "runs": _apply_runs,
     "sparse": _apply_sparse,
 }
-_NO_TILE = ("space", "order", "staged")
+_NO_TILE = ("space", "order", "staged", "parts")
 
 
 def _blocked(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
@@ -124,13 +136,26 @@ def _blocked(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
         tiles.blocked_tiles(conv, compiler),
         key=lambda tile: tiles.estimate_blocked_cycles(conv, tile, compiler),
     )
-    return _nests(workload, best[:TILES], compiler, tiles.is_padded(conv))
+    yield from _in_parts(workload, best[:TILES], compiler)
+    yield from _nests(workload, best[:TILES], compiler, tiles.is_padded(conv))
 
 
 def _dense(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
     conv = workload.conv
     best = tiles.rank(conv, compiler)[:TILES]
     return _nests(workload, best, compiler, tiles.is_padded(conv) or workload.algorithm != "direct")
+
+
+def _in_parts(workload: Workload, best: list[Tile], compiler: Compiler) -> Iterable[Choice]:
+    """Each tile with its filter in parts, where that is large."""
+    conv, is_image = workload.conv, len(kernels.input_shape(workload, compiler)) == NCHW_AXES
+    for tile in best:
+        down, across = tile_counts(conv, tile)
+        block = 0 if is_image else compiler.vector_lanes
+        count = dense.filter_parts((conv.CG, conv.KH, conv.KW), tile.lanes, block)
+        if count > 1:
+            cuts = dense.share(ceil_div(conv.CO, tile.lanes), across if down == 1 else down, 1, by_rows=False)
+            yield _dense_choice(tile, dense.Sketch(parts=count), cuts)
 
 
 def _nests(workload: Workload, best: list[Tile], compiler: Compiler, has_stages: bool) -> Iterable[Choice]:
@@ -142,10 +167,13 @@ def _nests(workload: Workload, best: list[Tile], compiler: Compiler, has_stages:
         places = across if down == 1 else down
         wanted = dense.parts(conv.N * conv.CI * conv.H * conv.W, compiler)
         cuts = dense.share(channels, places, wanted, by_rows=place == "task" or order == "image")
-        decisions = tuple((cut[0], cut[1]) for cut in cuts)
-        yield Choice(
-            (("space", "dense"), *vars(tile).items(), ("order", order), ("staged", place)), decisions
-        )
+        yield _dense_choice(tile, dense.Sketch(order, place), cuts)
+
+
+def _dense_choice(tile: Tile, nest: dense.Sketch, cuts: dense.Decisions) -> Choice:
+    parts = (("parts", nest.parts),) if nest.parts > 1 else ()
+    how = (("order", nest.order), ("staged", nest.staged), *parts)
+    return Choice((("space", "dense"), *vars(tile).items(), *how), tuple((cut[0], cut[1]) for cut in cuts))
 
 
 def _blocked_depthwise(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
@@ -171,5 +199,5 @@ def _sparse(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
         yield Choice((("space", "sparse"), *vars(tile).items()), ((parts, conv.CO // parts),))
 
 
-def _divisors(number: int) -> int:
-    return sum(number % n == 0 for n in range(1, number + 1))
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
