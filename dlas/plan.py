@@ -70,12 +70,14 @@ def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
 
 
 def _tuning_seconds(trial: Trial, made: set[str]) -> float:
-    """At most: a search may end early. made: as in `_state`, here the workloads that earlier trials tune."""
+    """At most: a search may end early. made: as in `_state`, here the workloads that earlier trials tune,
+    behind their target's name."""
     budget, found = trial.planned.budget, trial.tuned
     if found is None:
         return TRIAL_SECONDS * WORKLOADS * budget.trials
-    todo = [name for name in found.lacking if name not in made]
-    made.update(todo)
+    target = trial.cell.target
+    todo = [name for name in found.lacking if f"{target}/{name}" not in made]
+    made.update(f"{target}/{name}" for name in todo)
     each = found.seconds / found.trials if found.trials and found.seconds else TRIAL_SECONDS
     return each * sum(found.lacking[name] for name in todo)
 

@@ -6,14 +6,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dlas import cache
 from dlas.candidates import BUILD_S, CORE, Builders, Core, Network, Station, Verdict, is_here
@@ -161,12 +161,23 @@ class Search:
 
     def _try_hand(self, workload: Workload, network: Network, item: Item) -> None:
         """The first variant is the hand schedule: where that fails, it is for no reason of the search's."""
-        record = self._at(self._stations[0], self._ask, workload, network, item)
+        record = self._ask_first(workload, network, item)
         if record.median_ns is None:
             error = BuildError if record.reason == "failed_to_build" else DeviceError
             words = record.reason.replace("_", " ")
             raise error(f"{workload.id}: the hand schedule: {words}: {record.detail}", f"see {self._log}")
         self._keep(workload, record)
+
+    def _ask_first(self, workload: Workload, network: Network, item: Item) -> Record:
+        """What came of a variant on the first device that is there."""
+        while True:
+            station = self._stations[0]
+            try:
+                return self._at(station, self._ask, workload, network, item)
+            except DeviceLostError as lost:
+                if len(self._stations) == 1:
+                    raise
+                self._go_on_without({station: lost})
 
     def _measure(self, workload: Workload, network: Network, todo: deque[Item]) -> None:
         """Empty `todo` on all devices that are there. Raises DeviceLostError when none is."""
@@ -186,8 +197,12 @@ class Search:
             for error in failed.values():
                 if not isinstance(error, DeviceLostError) or len(failed) == len(self._stations):
                     raise error
-                self.progress.say(f"{error.cause}; the search goes on without it")
-            self._stations = [station for station in self._stations if station not in failed]
+            self._go_on_without(failed)
+
+    def _go_on_without(self, lost: Mapping[Station, BaseException]) -> None:
+        for error in lost.values():
+            self.progress.say(f"{cast(DeviceLostError, error).cause}; the search goes on without it")
+        self._stations = [station for station in self._stations if station not in lost]
 
     def _at(self, station: Station, function: Callable[..., T], *args: Any) -> T:
         """Call a function with a station, in the station's thread; the only one's is this thread."""
@@ -201,13 +216,20 @@ class Search:
                 item = todo.popleft()
             except IndexError:
                 return
-            try:
-                record = self._ask(station, workload, network, item)
-            except DlasError:
-                todo.appendleft(item)
-                raise
-            self._keep(workload, record)
+            if not self._is_tried(workload, item.choice):
+                try:
+                    record = self._ask(station, workload, network, item)
+                except DlasError:
+                    todo.appendleft(item)
+                    raise
+                self._keep(workload, record)
             item.module.unlink(missing_ok=True)
+
+    def _is_tried(self, workload: Workload, choice: Choice) -> bool:
+        """Whether another search was there first."""
+        self.database.refresh()
+        own = self.database.of(workload.id, records.digest_of(self.target.compiler), self.threads)
+        return any(each.counts and each.choice == choice for each in own)
 
     def _ask(self, station: Station, workload: Workload, network: Network, item: Item) -> Record:
         """What came of a variant, asked again where its device went away."""
@@ -219,7 +241,14 @@ class Search:
             verdict = Verdict(None, "failed_to_build", error.cause, 0.0)
             return self._record(station, workload, item.choice, verdict, 0.0)
         ask = partial(self._run, station, workload, network, item, build_seconds)
-        return persist(ask, station.place.device.probe, self.retries, self.progress.say)
+        if len(self._stations) == 1:
+            return persist(ask, station.place.device.probe, self.retries, self.progress.say)
+        while True:
+            try:
+                return ask()
+            except DeviceLostError:
+                if not _is_there(station):
+                    raise  # nobody waits for it while there is another one
 
     def _run(
         self, station: Station, workload: Workload, network: Network, item: Item, build_seconds: float
@@ -230,24 +259,18 @@ class Search:
             verdict = station.try_out(item.module, network, best_ns)
         except DeviceLostError as error:
             verdict = Verdict(None, records.LOST, error.cause, time.monotonic() - started)
-            lost = self._record(station, workload, item.choice, verdict, build_seconds)
+            lost = self._record(station, workload, item.choice, verdict, 0.0)
             self.database.append([lost], durable=False)
             if not self._has_crashed_it(station, lost):
                 raise
-            verdict = replace(verdict, reason="crashed")
+            verdict = replace(verdict, reason="crashed", seconds=0.0)  # `lost` has them
         return self._record(station, workload, item.choice, verdict, build_seconds)
 
     def _has_crashed_it(self, station: Station, lost: Record) -> bool:
         """Whether it is the variant, and not the device, that fails again and again."""
         others = self.database.of(*lost.group)
         losses = sum(each.reason == records.LOST and each.choice == lost.choice for each in others)
-        if losses < LOSSES:
-            return False
-        try:
-            station.place.device.probe()
-        except DlasError:
-            return False
-        return True
+        return losses >= LOSSES and _is_there(station)
 
     def _record(
         self, station: Station, workload: Workload, choice: Choice, verdict: Verdict, build_seconds: float
@@ -285,6 +308,15 @@ class Search:
             left = duration((self._later + self._lack(workload.id)) / rate)
             words = describe(self._standing(workload.id), self.budget.trials)
             self.progress.note(f"{words}; {rate:.1f} trials/s, at most {left} left")
+
+
+def _is_there(station: Station) -> bool:
+    """Whether its device answers."""
+    try:
+        station.place.device.probe()
+    except DlasError:
+        return False
+    return True
 
 
 def describe(standing: Standing, trials: int = 0) -> str:

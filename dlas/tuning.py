@@ -221,10 +221,10 @@ def act_on(action: str, database: Database) -> str:
         before, after = database.prune()
         return f"{database.path.stem}: {after} of {before} records stay, and the trials of all"
     titles: dict[str, dict[str, tuple[str, ...]]] = {}
-    for (workload, _, threads), found in database.groups.items():
-        titles.setdefault(_title(found[-1], threads), {})[workload] = _line(
-            database.standing(*found[-1].group), found[-1].hand_ns
-        )
+    for (workload, compiler, threads), found in database.groups.items():
+        for record in found[-1:] if compiler else found:  # each imported one is of a search of its own
+            line = _line(database.effort(record), record.hand_ns)
+            titles.setdefault(_title(record, threads), {})[workload] = line
     parts = [f"{database.path.stem}, {title}\n{to_table(titles[title])}" for title in sorted(titles)]
     return "\n\n".join(parts) or f"{database.path.stem}: there are no records; `invoke tune` makes them"
 

@@ -173,6 +173,8 @@ def test_a_lost_device_costs_no_trial_and_the_variant_is_asked_again(make: Calla
     search.run(WORKLOADS[:1])
     found = of(search)
     assert Counter(record.reason for record in found)[LOST] == 3
+    built = sum(record.build_seconds for record in found)
+    assert built == 0.25 * sum(record.reason != "failed_to_build" for record in found if record.counts)
     assert numbers(found) == list(range(60))
     assert all(record.median_ns for record in found if record.counts and number_of(record.choice) in (3, 20))
 
@@ -191,6 +193,7 @@ def test_a_variant_that_ends_its_runner_again_and_again_is_a_crash(make: Callabl
     search.run(WORKLOADS[:1])
     (bad,) = [record for record in of(search) if record.counts and number_of(record.choice) == 5]
     assert (bad.reason, bad.median_ns) == ("crashed", None)
+    assert (bad.build_seconds, bad.run_seconds) == (0.25, 0.0)  # those that were lost have what they ran
     assert len(of(search)) == 60 + tuners.LOSSES
 
 
@@ -212,31 +215,70 @@ def test_a_device_that_is_away_crashes_no_variant(make: Callable[..., Search]) -
     assert numbers(of(search)) == list(range(60))
 
 
-def test_several_devices_share_a_search_and_one_may_go(make: Callable[..., Search]) -> None:
+@pytest.mark.parametrize("last", [0, 10])
+def test_several_devices_share_a_search_and_one_may_go(
+    make: Callable[..., Search], last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first variant, with the hand schedule, or later; nobody waits for it."""
+    monkeypatch.setattr(patience, "RETRY_PAUSES_S", (1000.0,))
+    dying = Bench()
+
     def die(number: int) -> None:
-        if number >= 10:
+        dying.away = number >= last
+        if dying.away:
             raise DeviceLostError("no engine answers", "wait")
 
     def wait(number: int) -> None:
         time.sleep(0.002)
 
-    benches = [Bench(before=wait), Bench(before=die)]
-    search = make(*benches)
+    dying.before = die
+    benches = [dying, Bench(before=wait)]
+    search = make(*benches, retries=10)
     search.run(WORKLOADS)
     for workload in WORKLOADS:
         assert sorted(numbers(of(search, workload))) == list(range(60))
         assert number_of(of(search, workload)[0].choice) == 0
-    assert benches[1].ran  # both had a part
+    assert bool(dying.ran) == (last > 0)
     assert [bench.sessions for bench in benches] == [1, 1]
 
 
+def test_one_of_several_devices_that_a_variant_crashes_stays(make: Callable[..., Search]) -> None:
+    benches = [Bench(before=Losing(*[5] * 100)), Bench(before=Losing(*[5] * 100))]
+    search = make(*benches)
+    search.run(WORKLOADS[:1])
+    (bad,) = [record for record in of(search) if record.counts and number_of(record.choice) == 5]
+    assert bad.reason == "crashed"
+    assert sorted(numbers(of(search))) == list(range(60))
+
+
+def test_what_another_search_has_tried_is_not_tried_again(make: Callable[..., Search]) -> None:
+    """Both propose the same, for both know the same."""
+    bench, other = Bench(), Bench()
+
+    def overtake(number: int) -> None:
+        if number == 3:
+            make(other, trials=20).run(WORKLOADS[:1])
+
+    bench.before = overtake
+    search = make(bench)
+    search.run(WORKLOADS[:1])
+    assert Counter(numbers(of(search))) == Counter([*range(59), 3])  # it was under way
+    assert not {*range(4, 20)} & {*bench.ran}
+
+
 def test_when_all_devices_are_gone_it_says_so(make: Callable[..., Search]) -> None:
+    benches = (Bench(), Bench())
+
     def die(number: int) -> None:
         if number >= 10:
+            for bench in benches:
+                bench.away = True
             raise DeviceLostError("no engine answers", "wait")
 
+    for bench in benches:
+        bench.before = die
     with pytest.raises(DeviceLostError, match="no engine answers"):
-        make(Bench(before=die), Bench(before=die)).run(WORKLOADS)
+        make(*benches).run(WORKLOADS)
     search = make()
     assert 10 <= len(numbers(of(search))) < 60
     search.run(WORKLOADS[:1])

@@ -87,7 +87,7 @@ class Line:
             marks.append("not fine-tuned")
         if row.trained and row.calibration.endswith("noise"):
             marks.append("calibrated on noise")
-        if row.ops_sparse is not None and row.format != "dense":
+        if row.ops_sparse is not None and row.format not in ("dense", "blocked"):
             marks.append(f"{row.ops_sparse} of {row.ops_total} sparse")
         if row.tuning == "tuned":
             share = row.tuned_fraction or 0.0

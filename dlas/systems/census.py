@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax, s_tir, tirx
 
+from dlas.algorithms.blocks import NCHW_AXES
 from dlas.systems.schedules import integer, roles
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv1d_transpose", "conv2d_transpose", "conv3d_transpose")
@@ -130,7 +131,7 @@ def count_operators(
     """Count what the lowered functions compute, by their blocks and not by their names.
 
     wants_integers: a convolution of float32 is then not as asked. format: of the cell; auto is content with
-    dense and csr_packed.
+    dense and csr_packed, and of blocked a convolution that stays NCHW is not as asked.
     """
     called = called_functions(mod)
     blocks_by_name = {name: convolution_blocks(mod[name]) for name in set(called)}
@@ -140,6 +141,8 @@ def count_operators(
         "blocked": [algorithm],
         "auto": [algorithm, f"csr_packed_{algorithm}"],
     }.get(format, [f"{format}_{algorithm}"])
+    plain = [name for name in called if format == "blocked" and _gives_plain_maps(mod[name])]
+    plain_kinds = [kind for name in plain for kind in blocks_by_name[name]]
     computed = sum(kind in asked for kind in kinds)
     as_depthwise = kinds.count("depthwise")
     summed = [name for name in called if integer.sums_integers(mod[name])]
@@ -154,14 +157,25 @@ def count_operators(
     reasons += ["conv2d: its filter is not a constant"] * (
         missing - sum(kind != "conv2d" for kind in convolutions)
     )
+    reasons += ["conv2d: its channels do not fill blocks"] * len(plain_kinds)
     return Operators(
         total=len(convolutions),
-        as_asked=integer_kinds.count(algorithm) if wants_integers else computed,
+        as_asked=integer_kinds.count(algorithm)
+        if wants_integers
+        else computed - plain_kinds.count(algorithm),
         depthwise=as_depthwise,
         integer=of_integers,
         fallbacks=tuple(reasons),
         sparse=sum(kind.startswith("csr") for kind in kinds),
     )
+
+
+def _gives_plain_maps(func: tirx.PrimFunc) -> bool:
+    """Whether a function sums a convolution whose output lies as NCHW, and is more than a single place."""
+    sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    sums = roles.find(sch, *roles.CONVOLUTION_ROLES)
+    readers = [roles.extents(sch, reader) for block in sums for reader in sch.get_consumers(block)]
+    return any(len(extents) == NCHW_AXES and prod(extents[2:]) > 1 for extents in readers)
 
 
 def convolution_blocks(func: tirx.PrimFunc) -> list[str]:

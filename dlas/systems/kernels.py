@@ -21,8 +21,6 @@ ALGORITHMS: Mapping[str, ModuleType] = {"direct": direct, "gemm": gemm, "spatial
 DEPTHWISE = "depthwise"  # the algorithm of a workload where each output channel reads one input channel
 OUT_ELEMENTWISE_FUSABLE = 4  # kOutEWiseFusable of tvm/relax/op_attr_types.h
 
-Sketch = Mapping[str, Any]
-
 
 class Kernel(NamedTuple):
     """function takes x and the constants and gives a tensor of this shape, all but indices float32."""
@@ -33,24 +31,26 @@ class Kernel(NamedTuple):
     shape: tuple[int, ...]
 
 
-def make(weight: np.ndarray, workload: Workload, compiler: Compiler, sketch: Sketch | None = None) -> Kernel:
+def make(
+    weight: np.ndarray, workload: Workload, compiler: Compiler, extents: Mapping[str, int] | None = None
+) -> Kernel:
     """The kernel of a convolution with this filter, (CO, CI/groups, KH, KW), in the workload's algorithm.
 
-    sketch: a structure of `autoschedule.space`, of which the tile is taken; without one it is chosen here.
+    extents: of the tile, by name; without them it is chosen here.
     """
     conv, format = workload.conv, workload.format
     if format == "blocked":
-        return _blocked(weight, workload, compiler, sketch)
+        return _blocked(weight, workload, compiler, extents)
     shape = (conv.N, conv.CO, conv.OH, conv.OW)
     if conv.depthwise:
-        run = RunTile(**_tile(sketch)) if sketch else tiles.choose_depthwise(conv, compiler)
+        run = RunTile(**extents) if extents else tiles.choose_depthwise(conv, compiler)
         return Kernel(depthwise.conv2d(conv, run), (weight,), f"conv2d_{DEPTHWISE}", shape)
     name = f"conv2d_{workload.algorithm}"
     if format != "dense":
-        cut = SparseTile(**_tile(sketch)) if sketch else None
+        cut = SparseTile(**extents) if extents else None
         function, arrays = sparse.convolution(weight, conv, workload.algorithm, format, compiler, cut)
         return Kernel(function, arrays, f"conv2d_{format}_{workload.algorithm}", shape)
-    tile = Tile(**_tile(sketch)) if sketch else tiles.choose(conv, compiler)
+    tile = Tile(**extents) if extents else tiles.choose(conv, compiler)
     packed = blocks.pack_filter(weight, conv, tile.lanes)
     function = _function(
         ALGORITHMS[workload.algorithm].conv2d, (conv.N, conv.CI, conv.H, conv.W), packed, conv, tile
@@ -66,15 +66,17 @@ def input_shape(workload: Workload, compiler: Compiler) -> tuple[int, ...]:
     return (conv.N, conv.CI, conv.H, conv.W)
 
 
-def _blocked(weight: np.ndarray, workload: Workload, compiler: Compiler, sketch: Sketch | None) -> Kernel:
+def _blocked(
+    weight: np.ndarray, workload: Workload, compiler: Compiler, extents: Mapping[str, int] | None
+) -> Kernel:
     conv, block = workload.conv, compiler.vector_lanes
     shape, x = (conv.N, conv.CO // block, conv.OH, conv.OW, block), input_shape(workload, compiler)
     if conv.depthwise:
-        tile = Tile(**_tile(sketch)) if sketch else tiles.choose_blocked_depthwise(conv, compiler)
+        tile = Tile(**extents) if extents else tiles.choose_blocked_depthwise(conv, compiler)
         packed = depthwise.pack_filter(weight, block)
         function = _function(depthwise.conv2d_blocked, x, packed, conv, tile)
         return Kernel(function, (packed,), f"conv2d_{DEPTHWISE}", shape)
-    tile = Tile(**_tile(sketch)) if sketch else tiles.choose_blocked(conv, compiler)
+    tile = Tile(**extents) if extents else tiles.choose_blocked(conv, compiler)
     packed = blocks.pack_filter(weight, conv, tile.lanes, block if len(x) > blocks.NCHW_AXES else 0)
     function = _function(ALGORITHMS[workload.algorithm].conv2d, x, packed, conv, tile, block)
     return Kernel(function, (packed,), f"conv2d_{workload.algorithm}", shape)
@@ -88,7 +90,3 @@ def _function(
     function = te.create_prim_func([x, weight, conv2d(x, weight, *how)], index_dtype_override="int64")
     attrs = {"op_pattern": OUT_ELEMENTWISE_FUSABLE, "tirx.noalias": True}
     return function.with_attr(attrs)
-
-
-def _tile(sketch: Sketch) -> dict[str, int]:
-    return {name: value for name, value in sketch.items() if isinstance(value, int)}

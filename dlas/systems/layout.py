@@ -34,6 +34,13 @@ def name(block: int) -> str:
     return f"NCHW{block}c" if block else "NCHW"
 
 
+def has_blocks(mod: tvm.IRModule) -> bool:
+    """Whether a convolution of main gives channels in blocks."""
+    values = [binding.value for each in mod["main"].body.blocks for binding in each.bindings]
+    calls = [value for value in values if isinstance(value, relax.Call) and value.op == _CONV2D]
+    return any(str(call.attrs.out_layout) not in ("", name(0)) for call in calls)
+
+
 def block_channels(mod: tvm.IRModule, block: int) -> tvm.IRModule:
     """The module of `frontend.to_relax`, with convolutions and what lies between them in blocks.
 
@@ -109,6 +116,8 @@ class _Rewriter:
             return relax.const(to_blocks(expr.value.numpy().reshape(-1, *shape[-3:]), self._block))
         if height == width == 1:
             return self._reshape(self.plain(expr), (*split[:2], 1, 1))
+        if not batch:
+            return None  # a map without a batch is broadcast over one, and is no variable with forms
         made = self._emit(relax.op.permute_dims(relax.op.reshape(self.plain(expr), split), [0, 1, 3, 4, 2]))
         self._blocked[expr] = made
         return self.blocked(expr, is_row)

@@ -32,7 +32,7 @@ ARITHMETIC = {  # what is computed with, in words; of integers, `integers.descri
 TUNED = "tuned"  # the hand schedule, but for the convolutions that choices are given for
 
 
-def schedule_by_hand(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
+def schedule_function(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
     """The part of the hand schedule that a function is for, or what was chosen for it.
 
     Raises what TVM raises where it does not fit.
@@ -63,7 +63,7 @@ def _has_blocks(sch: s_tir.Schedule, convolution: s_tir.schedule.SBlockRV) -> bo
 
 SCHEDULES: Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]] = {
     "minimal": minimal.schedule,
-    "scheduled": schedule_by_hand,
+    "scheduled": schedule_function,
 }
 
 
@@ -95,7 +95,8 @@ def lower(
     convolutions, sparsity, layout = census.find_convolutions(mod), census.measure_sparsity(mod), "nchw"
     parameters, _ = census.count_constants(mod)
     if format == "blocked":
-        mod, layout = lay_out(mod, format, compiler), layouts.name(compiler.vector_lanes).lower()
+        mod = lay_out(mod, format, compiler)
+        layout = layouts.name(compiler.vector_lanes if layouts.has_blocks(mod) else 0).lower()
     if precision.startswith("int8"):
         mod, layout = integers.compute_with_integers(mod, algorithm, compiler), "nhwc"
     workloads = legalize.workloads(mod["main"], algorithm, format, compiler) if chosen else []
@@ -158,7 +159,7 @@ def schedule_functions(mod: tvm.IRModule, name: str, compiler: Compiler) -> tvm.
     """Apply one schedule to every PrimFunc of the module."""
     if name not in (*SCHEDULES, TUNED):
         raise UsageError(f"unknown schedule {name!r}", f"choose one of {', '.join((*SCHEDULES, TUNED))}")
-    schedule = SCHEDULES.get(name, schedule_by_hand)
+    schedule = SCHEDULES.get(name, schedule_function)
     result = mod.clone()
     for variable, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc):

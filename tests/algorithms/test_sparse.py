@@ -290,7 +290,7 @@ def test_what_is_malformed_is_not_compiled() -> None:
 def parallel_tasks(conv: Conv2d, tile: SparseTile) -> list[int]:
     """Extents of the parallel loops of a scheduled sparse convolution: the last one computes."""
     filter_ = sparse.pack(pack_csr(operands(conv)[1]), conv, tile, "direct")
-    script = passes.schedule_by_hand(sparse.conv2d(filter_, conv, tile, "direct"), AVX2).script()
+    script = passes.schedule_function(sparse.conv2d(filter_, conv, tile, "direct"), AVX2).script()
     return [int(extent) for extent in re.findall(r"T\.parallel\(T\.int64\((\d+)\)\)", script)]
 
 

@@ -115,6 +115,47 @@ def test_channels_that_make_no_block_stay_nchw() -> None:
     mod, x, expected = import_small(nn.Conv2d(3, 12, 3))
     assert "relax.permute_dims" not in operators(layout.block_channels(mod, 8))
     np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
+    found = passes.lower(mod, "direct", "scheduled", AVX2, format="blocked")[1]
+    assert (found.total, found.as_asked, found.layout) == (1, 0, "nchw")
+    assert found.fallbacks == ("conv2d: its channels do not fill blocks",)
+
+
+def test_a_row_names_each_convolution_that_is_in_no_blocks() -> None:
+    layers = (
+        nn.Conv2d(3, 16, 3),
+        nn.Conv2d(16, 12, 3),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.Conv2d(12, 16, 1),
+    )
+    mod, x, expected = import_small(nn.Sequential(*layers))
+    found = passes.lower(mod, "direct", "scheduled", AVX2, format="blocked")[1]
+    assert (found.total, found.as_asked, found.layout) == (4, 1, "nchw8c")
+    assert len(found.fallbacks) == 3
+    np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
+
+
+def test_a_map_of_no_batch_that_is_no_constant_gets_nchw() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 16, 3)
+            self.shift = nn.Parameter(torch.randn(16, 6, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            return y + torch.relu(y.mean(0) + self.shift)
+
+    mod, x, expected = import_small(Shifted())
+    np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
+
+
+def test_a_pointwise_convolution_with_strides_reads_what_it_keeps_as_one_row() -> None:
+    layers = (nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 1, stride=2), nn.Conv2d(32, 8, 3))
+    mod, x, expected = import_small(nn.Sequential(*layers))
+    assert operators(layout.block_channels(mod, 8))["relax.strided_slice"] == 1
+    found = passes.list_workloads(mod, "direct", "blocked", AVX2)
+    assert [(each.conv.pointwise, each.conv.H) for each in found][1] == (True, 1)
+    np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenetv2", "efficientnetb0"])

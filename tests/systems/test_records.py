@@ -286,6 +286,27 @@ def test_choices_go_to_another_machine_and_are_taken_once(database: Database, tm
     }
 
 
+def test_what_two_threads_took_stays_theirs(database: Database, tmp_path: Path) -> None:
+    database.append([record(0, 900, threads=2), record(1, 600, threads=2)])
+    exchange.export(database, tmp_path / "best.json", COMPILER)
+    there = Database.open(tmp_path / "there.jsonl", shipped=tmp_path / "nothing")
+    exchange.take_in(there, tmp_path / "best.json", COMPILER)
+    found = there.best(WORKLOAD, COMPILER)
+    assert found is not None
+    assert (found.threads, found.median_ns) == (2, 600)
+
+
+def test_imported_searches_do_not_add_up(database: Database, tmp_path: Path) -> None:
+    there = Database.open(tmp_path / "there.jsonl", shipped=tmp_path / "nothing")
+    for number, taken in enumerate((900, 800, 700)):
+        database.append([record(number, taken)])
+        exchange.export(database, tmp_path / "best.json", COMPILER)
+        exchange.take_in(there, tmp_path / "best.json", COMPILER)
+    found = there.best(WORKLOAD, COMPILER)
+    assert found is not None
+    assert there.effort(found).trials == 3
+
+
 def test_what_cannot_be_exchanged_is_refused(database: Database, tmp_path: Path) -> None:
     file = tmp_path / "best.json"
     with pytest.raises(UsageError, match="has no records for such a CPU; `invoke tune` makes them"):

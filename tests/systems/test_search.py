@@ -22,6 +22,7 @@ from dlas.values import Compiler
 from tests.systems.lowering import AVX2, AVX512, NEON, relax_conv2d
 
 PLAIN = Conv2d(1, 16, 10, 10, 32, 3, 3, padding=(1, 1, 1, 1))
+LARGE = Conv2d(1, 128, 7, 7, 32, 3, 3, padding=(1, 1, 1, 1))  # its filter fills an L1 several times
 POINTWISE = Conv2d(1, 32, 1, 49, 64, 1, 1)
 DEPTHWISE = Conv2d(1, 32, 12, 12, 32, 3, 3, padding=(1, 1, 1, 1), groups=32)
 WORKLOADS = [
@@ -29,6 +30,8 @@ WORKLOADS = [
     Workload(replace(PLAIN, CI=3), "direct", "blocked"),
     Workload(replace(PLAIN, stride=(2, 2)), "gemm", "blocked"),
     Workload(PLAIN, "spatial_pack", "blocked"),
+    Workload(LARGE, "direct", "blocked"),
+    Workload(replace(LARGE, stride=(2, 2)), "spatial_pack", "blocked"),
     Workload(POINTWISE, "direct", "blocked"),
     Workload(DEPTHWISE, "depthwise", "blocked"),
     Workload(PLAIN, "direct", "dense"),
@@ -79,7 +82,7 @@ def test_a_search_begins_with_the_hand_schedule_and_never_repeats_itself(workloa
     assert history[0][0] == space.HAND
 
 
-@pytest.mark.parametrize("workload", [WORKLOADS[0], WORKLOADS[5], WORKLOADS[10]], ids=str)
+@pytest.mark.parametrize("workload", [WORKLOADS[0], WORKLOADS[7], WORKLOADS[12]], ids=str)
 def test_evolved_variants_are_of_the_best_structures_and_run(workload: Workload, tmp_path: Path) -> None:
     first = [space.HAND, *space.structures(workload, AVX2)]
     history: list[tuple[Choice, int | None]] = [(each, 10**6 - i) for i, each in enumerate(first)]
@@ -97,7 +100,7 @@ def test_a_proposal_depends_on_what_it_is_given_alone() -> None:
     workload = WORKLOADS[0]
     history = timed([space.HAND, *space.structures(workload, AVX2)])
     once = search.propose(workload, AVX2, history, 8)
-    search.propose(WORKLOADS[4], AVX2, [], 8)
+    search.propose(WORKLOADS[6], AVX2, [], 8)
     assert search.propose(workload, AVX2, history, 8) == once
     assert search.propose(workload, AVX2, history[:-1], 8) != once
 
@@ -109,7 +112,7 @@ def test_a_space_without_samples_is_tried_once_and_then_exhausted() -> None:
     assert search.propose(workload, AVX2, history, 100) == []
 
 
-@pytest.mark.parametrize("workload", [WORKLOADS[0], WORKLOADS[6], WORKLOADS[10]], ids=str)
+@pytest.mark.parametrize("workload", [WORKLOADS[0], WORKLOADS[4], WORKLOADS[8], WORKLOADS[12]], ids=str)
 def test_a_structure_is_cut_as_its_decisions_say(workload: Workload) -> None:
     """What a record holds is all that it takes to schedule as the search did."""
     guess = space.structures(workload, AVX2)[0]
@@ -142,12 +145,52 @@ def test_a_tuned_network_has_what_was_chosen_and_the_hand_schedule_elsewhere() -
     assert passes.lower(mod, "direct", "scheduled", AVX2, choices={workload.id: choice})[1].tuned == 0
 
 
-def test_a_choice_that_does_not_fit_is_an_error() -> None:
+UNFIT = {
+    "a cut of another extent": {"decisions": ((3, 5), (1, 1))},
+    "an order that is none": {"order": "sideways"},
+    "a stage that is none": {"staged": "never"},
+    "parts in another order": {"order": "image", "parts": 2},
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_a_choice_that_does_not_fit_is_an_error(what: str) -> None:
     workload = WORKLOADS[0]
     guess = space.structures(workload, AVX2)[0]
-    unfit = replace(guess, decisions=((3, 5), *guess.decisions[1:]))
+    changes = dict(UNFIT[what])
+    decisions = changes.pop("decisions", guess.decisions)
+    unfit = Choice(tuple({**dict(guess.sketch), **changes}.items()), decisions)
     with pytest.raises(ScheduleError, match="does not apply"):
         candidate.lower(workload, AVX2, unfit)
+
+
+@pytest.mark.parametrize("conv", [LARGE, replace(LARGE, H=28, W=28)], ids=["few places", "many places"])
+def test_a_large_filter_is_summed_in_parts_and_the_next_is_fetched_for_few_places(conv: Conv2d) -> None:
+    workload = Workload(conv, "direct", "blocked")
+    in_parts = [each for each in space.structures(workload, AVX2) if "parts" in dict(each.sketch)]
+    assert in_parts
+    scripts = {
+        choice: candidate.lower(workload, AVX2, choice).script() for choice in (space.HAND, in_parts[0])
+    }
+    is_few = conv.H == LARGE.H
+    assert ("prefetch" in scripts[in_parts[0]]) == is_few
+    assert ("direct_rf" in scripts[space.HAND], "prefetch" in scripts[space.HAND]) == (is_few, is_few)
+
+
+@pytest.mark.parametrize("workload", [WORKLOADS[0], WORKLOADS[4], WORKLOADS[6], WORKLOADS[8]], ids=str)
+def test_what_is_tried_first_has_work_for_several_threads(workload: Workload) -> None:
+    assert all(space.has_tasks(workload, choice) for choice in space.structures(workload, AVX2))
+
+
+def test_a_search_goes_on_while_any_structure_has_a_variant_left() -> None:
+    """Those that are fastest are exhausted first: they have few."""
+    workload = Workload(POINTWISE, "direct", "blocked")
+    history = timed([space.HAND, *space.structures(workload, AVX2)])
+    history = [(choice, taken or 10**6) for choice, taken in history]
+    there = sum(space.count(workload, choice) for choice, _ in history if choice.decisions)
+    while proposed := search.propose(workload, AVX2, history, 64):
+        history += [(choice, 10**7) for choice in proposed]
+    assert len(history) > 0.9 * there
 
 
 @pytest.mark.parametrize("compiler", [AVX2, AVX512, NEON], ids=["avx2", "avx512", "neon"])

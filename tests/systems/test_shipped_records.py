@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -31,8 +32,13 @@ def test_records_ship_for_the_networks_that_benchmarks_name() -> None:
 @pytest.mark.parametrize("key", sorted(SHIPPED), ids=lambda key: key[1])
 def test_a_record_is_of_a_structure_that_there_is(key: tuple[str, str]) -> None:
     choice, workload = SHIPPED[key], parse(key[1])
-    names = {frozenset(name for name, _ in each.sketch) for each in space.structures(workload, AVX2)}
-    assert choice == space.HAND or frozenset(name for name, _ in choice.sketch) in names
+    if choice == space.HAND:
+        return
+    there = {each.sketch: each for each in space.structures(workload, AVX2)}
+    assert choice.sketch in there
+    cuts = [math.prod(each) for each in choice.decisions]
+    assert cuts == [math.prod(each) for each in there[choice.sketch].decisions]
+    assert space.has_tasks(workload, choice)
 
 
 @pytest.mark.parametrize("key", [*SAMPLE, ("x86_64_avx2", CIFAR)], ids=lambda key: key[1])

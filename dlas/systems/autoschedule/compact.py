@@ -29,6 +29,7 @@ class Best:
     hand_ns: int | None
     trials: int
     seconds: float
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Compact:
             workload=workload,
             compiler="",
             like=self.like,
-            threads=1,
+            threads=best.threads,
             choice=best.choice,
             median_ns=best.median_ns,
             reason="",
@@ -117,6 +118,7 @@ def _to_json(best: Best) -> dict[str, Any]:
         "hand_ns": best.hand_ns,
         "trials": best.trials,
         "seconds": round(best.seconds, 1),
+        **({"threads": best.threads} if best.threads > 1 else {}),
     }
 
 
@@ -133,13 +135,15 @@ def _compact(raw: Any) -> Compact:
 
 
 def _best(raw: Any) -> Best:
-    trials = raw["trials"]
-    if type(trials) is not int or trials < 1:
-        raise ValueError(f"{trials!r} is no number of trials")
+    trials, threads = raw["trials"], raw.get("threads", 1)
+    for what, number in {"trials": trials, "threads": threads}.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{number!r} is no number of {what}")
     return Best(
         choice=Choice.from_json(raw["choice"]),
         median_ns=check_time(raw["median_ns"]),
         hand_ns=None if raw["hand_ns"] is None else check_time(raw["hand_ns"]),
         trials=trials,
         seconds=float(raw.get("seconds", 0.0)),
+        threads=threads,
     )

@@ -63,4 +63,5 @@ def _is_there(database: Database, record: Record) -> bool:
 
 def _best(record: Record, effort: Standing) -> Best:
     hand_ns = effort.hand_ns if record.compiler else record.hand_ns
-    return Best(record.choice, record.median_ns or 0, hand_ns, effort.trials, effort.seconds)
+    taken = record.median_ns or 0
+    return Best(record.choice, taken, hand_ns, effort.trials, effort.seconds, record.threads)

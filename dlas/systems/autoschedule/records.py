@@ -123,22 +123,24 @@ class Database:
 
     def effort(self, record: Record) -> Standing:
         """How far the search is that a record of `best` comes from."""
-        return self._standings.get(record.group) or standing([record])
+        own = self._standings.get(record.group) if record.compiler else None
+        return own or standing([record])  # imported ones are of searches of their own
 
     def append(self, records: Sequence[Record], durable: bool = True) -> list[Record]:
         """Add records and number those that count as trials; returns them so.
 
-        durable: have them on the disk, also after a power cut. Raises StorageError, and then adds none.
+        durable: have them on the disk, also after a power cut. Raises StorageError: then none is added, but
+        what a failing disk may have.
         """
         with self._mutex, self._locked(fcntl.LOCK_EX) as descriptor:
             self._read(descriptor)
             numbered = self._number(records)
             data = "".join(map(to_line, numbered)).encode()
             self._write(descriptor, data)
-            if durable:
-                os.fsync(descriptor)
             for record in numbered:
                 self._add(record)
+            if durable:
+                os.fsync(descriptor)
             return numbered
 
     def prune(self) -> tuple[int, int]:
@@ -244,13 +246,19 @@ class Database:
                 # Pruning puts another file in its place: who has waited for the old one must not write there.
                 if self.path.exists() and os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
                     break
-                os.close(descriptor)
+                descriptor = _close(descriptor)
             yield descriptor
         except OSError as error:
             raise cache.storage_error(self.path, error) from error
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _close(descriptor: int) -> int:
+    """What stands for no file afterwards."""
+    os.close(descriptor)
+    return -1
 
 
 def _pruned(records: Sequence[Record]) -> list[Record]:

@@ -72,7 +72,7 @@ def _shared(workload: Workload, choice: Choice) -> int:
 
 
 def tile_of(choice: Choice) -> dict[str, Any] | None:
-    """What `kernels.make` is given of a choice."""
+    """The extents of a choice's tile; None where the hand schedule's is taken."""
     return None if choice == HAND else {name: value for name, value in choice.sketch if name not in _NO_TILE}
 
 
@@ -179,8 +179,8 @@ def _dense_choice(tile: Tile, nest: dense.Sketch, cuts: dense.Decisions) -> Choi
 def _blocked_depthwise(workload: Workload, compiler: Compiler) -> Iterable[Choice]:
     conv = workload.conv
     for tile in tiles.blocked_depthwise_tiles(conv, compiler)[:TILES]:
-        rows = tile_counts(conv, tile)[0]
-        yield Choice((("space", "depthwise"), *vars(tile).items()), ((1, rows),))
+        cut = depthwise.share(conv.N * conv.CO // tile.lanes, tile_counts(conv, tile)[0])
+        yield Choice((("space", "depthwise"), *vars(tile).items()), (cut,))
 
 
 def _runs(workload: Workload, compiler: Compiler) -> Iterable[Choice]:

@@ -55,8 +55,12 @@ def apply(sch: s_tir.Schedule, compiler: Compiler, sketch: Sketch, decisions: De
     """Schedule the function `main`.
 
     decisions: how the loops over channel blocks and over rows of tiles (of a single row: over its tiles) are
-    cut, two factors each: how many tasks, and how long each is. Without them they are sampled.
+    cut, two factors each: how many tasks, and how long each is. Without them they are sampled. Raises
+    ValueError for a sketch that is none.
     """
+    is_known = sketch.order in ORDERS and sketch.staged in PLACES and sketch.parts >= 1
+    if not is_known or (sketch.parts > 1 and sketch.order != ORDERS[0]):
+        raise ValueError(f"{sketch} is no sketch")
     [block] = roles.find(sch, "accumulate")
     output = scheduled.fuse_epilogue(sch, block)
     staged = roles.find(sch, "pad", "pack")

@@ -63,11 +63,21 @@ def accumulate_in_registers(sch: s_tir.Schedule, sums: Any, vector_lanes: int, u
 
 
 def schedule_blocked(func: tirx.PrimFunc, compiler: Compiler) -> tirx.PrimFunc:
-    """Schedule a depthwise convolution in blocks of channels: a task has the whole map of a block."""
+    """Schedule a depthwise convolution in blocks of channels: a task has the whole map of a block.
+
+    Of few blocks, a part of it.
+    """
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
     [block] = roles.find(sch, "depthwise_blocked")
-    apply_blocked(sch, compiler, [[1, roles.extents(sch, block)[2]]])
+    n, blocks, rows = roles.extents(sch, block)[:3]
+    apply_blocked(sch, compiler, [share(n * blocks, rows)])
     return sch.mod["main"]
+
+
+def share(blocks: int, rows: int) -> tuple[int, int]:
+    """How the hand cuts the rows of tiles of so many blocks: in enough tasks."""
+    tasks = dense.divisor(rows, dense.TASKS / blocks)
+    return tasks, rows // tasks
 
 
 def apply_blocked(sch: s_tir.Schedule, compiler: Compiler, decisions: dense.Decisions = ()) -> None:
