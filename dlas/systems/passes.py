@@ -128,7 +128,11 @@ def lower(
 def fuse(
     mod: tvm.IRModule, algorithm: str, compiler: Compiler, format: str, choices: Mapping[str, Choice]
 ) -> tvm.IRModule:
-    """The module as functions of a kernel and what is fused with it, none of them scheduled."""
+    """The module as functions of a kernel and what is fused with it, none of them scheduled.
+
+    A map in blocks that is taken as one row stays where it is: were that fused, each element would be looked
+    up by divisions.
+    """
     transform = relax.transform
     rules = {
         "relax.nn.conv2d": legalize.legalize_conv2d(algorithm, compiler, format, choices),
@@ -136,6 +140,7 @@ def fuse(
     }
     steps = [
         transform.LegalizeOps(rules),
+        *([transform.RewriteDataflowReshape()] if format == "blocked" else []),
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
         transform.FuseTIR(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -98,6 +99,28 @@ def test_what_is_broadcast_over_rows_or_columns_alone_meets_a_map_that_was_one_r
 def test_a_concatenation_of_whole_blocks_stays_in_blocks() -> None:
     mod, x, expected = import_small(Small(lambda y: torch.cat([y, torch.relu(y)], 1), channels=32))
     assert operators(layout.block_channels(mod, 8))["relax.permute_dims"] == 1
+    np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
+
+
+def test_a_concatenation_is_cut_where_its_parts_end() -> None:
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (
+                nn.Conv2d(c, 8 * n, 1) for n, c in ((1, 3), (2, 8), (3, 16))
+            )
+            self.norm, self.last = nn.BatchNorm2d(48), nn.Conv2d(48, 8, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a = self.first(x)
+            b = self.second(a)
+            return self.last(torch.relu(self.norm(torch.cat([a, b, self.third(b)], 1))))
+
+    mod, x, expected = import_small(Dense())
+    lowered, _ = passes.lower(mod, "direct", "scheduled", AVX2, format="blocked")
+    [name] = [name for name in census.called_functions(lowered) if "concatenate" in name]
+    script = lowered[name].script()
+    assert [int(n) for n in re.findall(r"range\(T.int64\((\d)\), T.int64\(\d\)\)", script)] == [1, 3]
     np.testing.assert_allclose(run(mod, x), expected, atol=1e-5)
 
 

@@ -51,21 +51,26 @@ def _loop(loop: tirx.For, body: Any) -> tirx.For:
 
 
 def _requests(realized: SBlockRealize, around: Sequence[Any]) -> list[tirx.Stmt]:
-    """Of lines, before one run of the loop, which reads one tap of a block of input channels."""
+    """Of lines, before one run of the loop, which reads one tap of a block of input channels.
+
+    All such runs of a tile ask for neighbouring lines, and the next tile for those behind them.
+    """
     filter_ = realized.block.reads[-1].source
-    _, channel_blocks, _, _, inner, lanes = (int(extent) for extent in filter_.shape)
+    _, channel_blocks, height, width, inner, lanes = (int(extent) for extent in filter_.shape)
     part, _, o, y, x = realized.iter_values[:5]
     parts, _, _, down, across = (int(axis.dom.extent) for axis in realized.block.iter_vars[:5])
     ci, kh, kw = around[-3:]
-    in_line = LINE_BYTES // FLOAT32_BYTES
-    lines = inner * lanes // in_line
-    count = -(-lines // (down * across))
+    in_line, in_part = LINE_BYTES // FLOAT32_BYTES, channel_blocks // parts
+    runs = in_part * height * width
+    lines = runs * inner * lanes // in_line
+    count = -(-lines // (runs * down * across))
+    run = (ci * height + kh) * width + kw
     requests = []
     for number in range(count):
-        first = tirx.floormod((y * across + x) * count + number, lines) * in_line
-        # Behind the last part is the next channel block, and behind that nothing that is ever read.
-        next_ci = (part + 1) * (channel_blocks // parts) + ci
-        place = [o, next_ci, kh, kw, tirx.floordiv(first, lanes), tirx.floormod(first, lanes)]
+        line = ((y * across + x) * runs + run) * count + number
+        # Behind the last part is the next channel block, and behind that nothing that is ever read. The index
+        # runs over the filter as it lies in memory.
+        place = [o, (part + 1) * in_part, 0, 0, 0, line * in_line]
         arguments = (tirx.address_of(tirx.BufferLoad(filter_, place)), _READ, _ALL_LEVELS, _DATA)
         requests.append(tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", *arguments)))
     return requests

@@ -177,6 +177,9 @@ def schedule_others(sch: s_tir.Schedule, of_convolution: set[str]) -> None:
             continue
         spatial = roles.spatial_loops(sch, block)
         reduction = sch.get_loops(block)[len(spatial) :]
+        if cuts := concatenated(sch, block):
+            schedule_concatenation(sch, block, cuts)
+            continue
         parallelize(sch, block, spatial[:-1])
         if roles.is_reduction(sch, block) and spatial and roles.extent(sch, spatial[-1]) > 1:
             # With the sum outside the innermost axis, LLVM can vectorize over neighbouring outputs.
@@ -186,6 +189,33 @@ def schedule_others(sch: s_tir.Schedule, of_convolution: set[str]) -> None:
             sch.decompose_reduction(block, reduction[0])
         elif len(spatial) == BLOCKED_AXES:
             sch.vectorize(spatial[-1])
+
+
+def concatenated(sch: s_tir.Schedule, block: Any) -> list[int]:
+    """How many blocks of channels each part of a concatenation has, of maps in blocks; empty for others.
+
+    What is done to the whole may be part of it: then it also reads what is broadcast.
+    """
+    written = _written_shape(sch, block)
+    if len(written) != BLOCKED_AXES:
+        return []
+    shapes = [[int(extent) for extent in region.source.shape] for region in sch.get(block).reads]
+    maps = [each for each in shapes if len(each) == BLOCKED_AXES and each[2:] == written[2:]]
+    parts = [blocks for _, blocks, *_ in maps]
+    # TVM asks for the last part first.
+    return parts[::-1] if len(parts) > 1 and sum(parts) == written[1] else []
+
+
+def schedule_concatenation(sch: s_tir.Schedule, block: Any, cuts: list[int]) -> None:
+    """Thread a concatenation over rows, and cut its loop over channels where a part ends.
+
+    Else each vector asks anew which of the parts it comes from: of DenseNet161's that took three quarters.
+    """
+    n, channel, row, column, lane = sch.get_loops(block)
+    sch.reorder(n, row, channel, column, lane)
+    sch.vectorize(lane)
+    parallelize(sch, block, [n, row])
+    sch.loop_partition(channel, cuts[:-1])
 
 
 def parallelize(sch: s_tir.Schedule, block: Any, loops: list[Any], inner: int = 1) -> None:
