@@ -246,19 +246,14 @@ class Database:
                 # Pruning puts another file in its place: who has waited for the old one must not write there.
                 if self.path.exists() and os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
                     break
-                descriptor = _close(descriptor)
+                os.close(descriptor)
+                descriptor = -1  # should opening it again fail, there is nothing to close
             yield descriptor
         except OSError as error:
             raise cache.storage_error(self.path, error) from error
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
-
-
-def _close(descriptor: int) -> int:
-    """What stands for no file afterwards."""
-    os.close(descriptor)
-    return -1
 
 
 def _pruned(records: Sequence[Record]) -> list[Record]:
