@@ -124,12 +124,7 @@ class Search:
         count = min(BATCH, self.budget.trials - standing.trials)
         if self.budget.early_stop:
             count = min(count, self.budget.early_stop - standing.since_gain)
-        self.database.refresh()  # what another search has found
-        tried = [
-            (each.choice, each.median_ns)
-            for each in self.database.of(workload.id, records.digest_of(compiler), self.threads)
-            if each.counts
-        ]
+        tried = self._tried(workload)
         limit = Limit(self.build_timeout_s, "proposing variants", "--build-timeout")
         choices = self._pool.call(limit, self.core.propose, workload, compiler, tried, count)
         elsewhere = self.database.elsewhere(workload.id, compiler, self.threads)
@@ -216,7 +211,7 @@ class Search:
                 item = todo.popleft()
             except IndexError:
                 return
-            if not self._is_tried(workload, item.choice):
+            if item.choice not in dict(self._tried(workload)):  # else another search was there first
                 try:
                     record = self._ask(station, workload, network, item)
                 except DlasError:
@@ -225,11 +220,11 @@ class Search:
                 self._keep(workload, record)
             item.module.unlink(missing_ok=True)
 
-    def _is_tried(self, workload: Workload, choice: Choice) -> bool:
-        """Whether another search was there first."""
+    def _tried(self, workload: Workload) -> list[tuple[Choice, int | None]]:
+        """The variants that were tried, in order, with their medians, by whatever search."""
         self.database.refresh()
         own = self.database.of(workload.id, records.digest_of(self.target.compiler), self.threads)
-        return any(each.counts and each.choice == choice for each in own)
+        return [(each.choice, each.median_ns) for each in own if each.counts]
 
     def _ask(self, station: Station, workload: Workload, network: Network, item: Item) -> Record:
         """What came of a variant, asked again where its device went away."""
