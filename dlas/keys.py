@@ -6,7 +6,7 @@ import json
 import platform
 from dataclasses import asdict
 from functools import cache as once
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dlas import cache
@@ -63,7 +63,7 @@ def artifact_key(cell: Cell, network: str, quantized: str, target: Target, choic
         *(network, quantized, cell.dataset, cell.precision, cell.format, cell.algorithm, cell.tuning),
         compiler,
         choices,
-        _versions(PACKAGES),
+        _versions(target.packages),
     ]
     return cache.digest(json.dumps(asked, sort_keys=True), _source_digest(_COMPILES))
 
@@ -89,11 +89,19 @@ def row_key(artifact: str, target: Target, image_id: str, reference: str) -> str
     """
     board = asdict(target.board)
     del board["host"]  # its name on the network: the board is who it is by its fingerprint
-    asked = json.dumps([board, asdict(target.bounds)], sort_keys=True)
+    asked = json.dumps([board, asdict(target.bounds), asdict(target.gpu)], sort_keys=True)
     return cache.digest(artifact, asked, image_id, str(WARMUPS), reference, _source_digest(_MEASURES))
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    return {name: version(name) for name in packages} | {
+    """Of these packages and Python. One that is not there has none: what needs it says so."""
+
+    def version_of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return ""
+
+    return {name: version_of(name) for name in packages} | {
         "python": ".".join(platform.python_version_tuple()[:2])
     }

@@ -290,6 +290,7 @@ class Trial:
             facts=self.place.facts if self.place else None,
             image=self.place.device.image if self.place else NO_IMAGE,
             emulated=self.place is not None and self.place.device.emulated,
+            timer=self.planned.target.gpu.timer if self.place else "",
             threads=self.place.threads if self.place else 0,
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
             weights=self.weights if self.place else None,

@@ -24,6 +24,7 @@ PACKAGES = (
     "apache-tvm-ffi",
     "numpy",
 )  # what makes an artifact, with our code
+CUDA_PACKAGES = ("nvidia-cuda-nvrtc-cu11", "nvidia-cuda-runtime-cu11")  # for CUDA, these too
 
 Scalar = str | int | float | bool
 
@@ -244,6 +245,22 @@ NO_BOUNDS = Bounds()
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """Which GPU of a board a network runs on, and how: the `[gpu]` table of its TOML.
+
+    device: a text in its name, or in its OpenCL platform's; empty takes the first GPU there is. timer: wall,
+    from an idle GPU to an idle GPU; or events, as the driver's events time it: of OpenCL the sum of the
+    kernels, of CUDA from the first to the last, with the gaps in between.
+    """
+
+    device: str = ""
+    timer: str = "wall"
+
+
+NO_GPU = Gpu()
+
+
+@dataclass(frozen=True)
 class Target:
     """One device, all facts: a file of `targets/`, or a user's own TOML."""
 
@@ -256,11 +273,22 @@ class Target:
     image: Image | None
     system: System = System()
     bounds: Bounds = NO_BOUNDS
+    gpu: Gpu = NO_GPU
     detected: str = ""  # what was found out on this host, in words; empty when all was written down
 
     @property
     def image_tag(self) -> str:
         return f"dlas/{self.name}"
+
+    @property
+    def processor(self) -> str:
+        """What a network runs on: cpu, opencl or cuda."""
+        return "cpu" if self.compiler.kind == "llvm" else self.compiler.kind
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Of Python: those that make an artifact, with our code."""
+        return (*PACKAGES, *CUDA_PACKAGES) if self.processor == "cuda" else PACKAGES
 
 
 @dataclass(frozen=True)
@@ -376,7 +404,8 @@ class JobResult:
     samples_ns, warmup_ns: one per run, in order; the first warm-up is the very first run.
     before and after map each observed file that exists to its contents. run_seconds: from the
     module's arrival to the answer; ship_seconds: all the rest but the wait for the device's lock,
-    so starting the runner, sending the module, reading the answer.
+    so starting the runner, sending the module, reading the answer. gpu: platform, device and driver of
+    what it ran on, empty for a CPU.
     """
 
     outputs: np.ndarray
@@ -391,6 +420,7 @@ class JobResult:
     run_seconds: float
     ship_seconds: float
     log: str = ""
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -522,9 +552,10 @@ class Row:
     Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
     level_fraction: what compression became, 0 for dense. oracle: pytorch or onnxruntime, whose outputs are
     compared with, and whose predictions the reference_ and predictions_ columns speak of. accuracy_reason:
-    why there is no accuracy. stage_seconds: what each stage took, also where its outcome was cached. Of a
-    tuned cell: tuning_trials and tuning_seconds are those of the searches that its choices come from, however
-    old; tuning_sha256 is of the choices, tuned_fraction the share of its convolutions that has one.
+    why there is no accuracy. gpu: as in `JobResult`; timer: as in `Gpu`, wall on a CPU. stage_seconds: what
+    each stage took, also where its outcome was cached. Of a tuned cell: tuning_trials and tuning_seconds are
+    those of the searches that its choices come from, however old; tuning_sha256 is of the choices,
+    tuned_fraction the share of its convolutions that has one.
     """
 
     schema_version: int
@@ -581,6 +612,8 @@ class Row:
     image_id: str
     image_base: str
     stand_in: bool
+    gpu: str
+    timer: str
     threads: int
     cpu_set: str
     ops_total: int | None

@@ -13,7 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.integration.needs import lacks_board, lacks_qemu
+from tests.integration.needs import lacks_board, lacks_opencl, lacks_qemu
 
 STAND_IN_BASE = "dlas-base:bookworm-amd64"
 
@@ -50,6 +50,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "aarch64": lacks_cross_compiler,
     "board": lacks_board,
     "qemu": lacks_qemu,
+    "opencl": lacks_opencl,
 }
 
 

@@ -14,7 +14,7 @@ from dlas.errors import DataError
 from dlas.hardware import targets
 from dlas.sweep import Planned
 from dlas.trial import Settings, Trial
-from dlas.values import Cell, Compression, Data, ModelSpec, Target, Weights
+from dlas.values import Cell, Compression, Data, Gpu, ModelSpec, Target, Weights
 
 SPEC = ModelSpec("mine", "tests.networks:tiny", (1, 3, 8, 8))
 CELL = Cell("cifar10", SPEC, "dense", "fp32", "dense", "gemm", "scheduled", "x86_avx")
@@ -127,10 +127,11 @@ def test_a_row_depends_on_artifact_board_and_image(target: Target) -> None:
         keys.row_key("artifact", target, "image", "reference"),
         keys.row_key("another", target, "image", "reference"),
         keys.row_key("artifact", elsewhere, "image", "reference"),
+        keys.row_key("artifact", replace(target, gpu=Gpu(timer="events")), "image", "reference"),
         keys.row_key("artifact", target, "", "reference"),
         keys.row_key("artifact", target, "image", ""),
     }
-    assert len(found) == 5
+    assert len(found) == 6
 
 
 def test_images_depend_on_data_split_count_and_preprocessing() -> None:

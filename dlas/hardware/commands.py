@@ -11,10 +11,13 @@ from dlas.errors import StorageError
 from dlas.hardware import engine as engines
 from dlas.hardware import protocol
 from dlas.hardware.engine import Engine
+from dlas.hardware.runner import KERNELS
 from dlas.values import Board, Job, Target
 
 _MIB = 1 << 20
 _LOCK_FOLDER = "/lock"
+_KERNELS_FOLDER = f"/opt/dlas/{KERNELS}"  # of the image: the volume is made from it, with its permissions
+_KERNELS_VOLUME = "dlas-kernels"
 
 
 def local_run_command(binary: Path, folder: str, lock: str, wait_s: int, job: Job) -> list[str]:
@@ -66,8 +69,14 @@ def _job_container(target: Target, name: str, lock: str, room: Room) -> list[str
         f"--pids-limit={room.processes}",
         *([f"--cpuset-cpus={target.board.cpu_set}"] if target.board.cpu_set else []),
         *_lock_mount(lock),
+        *([f"--volume={_KERNELS_VOLUME}:{folder}"] if (folder := kernels_folder(target)) else []),
         *_board_options(target.board),
     ]
+
+
+def kernels_folder(target: Target) -> str:
+    """Where a container keeps compiled kernels, for those that are compiled on the device; else empty."""
+    return _KERNELS_FOLDER if target.processor == "opencl" else ""
 
 
 def docker_probe_command(

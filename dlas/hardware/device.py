@@ -24,7 +24,10 @@ _PROBE_S = 60.0
 
 @dataclass(frozen=True)
 class LocalDevice:
-    """The runner as a child process on this machine. scratch: where each job gets a folder."""
+    """The runner as a child process on this machine.
+
+    scratch: where each job gets a folder. kernels: where a GPU's compiled kernels are kept, empty for a CPU.
+    """
 
     target: Target
     program: Runner
@@ -33,6 +36,7 @@ class LocalDevice:
     wait_s: int = WAIT_S
     say: Say = silent
     grace_s: float = 5.0  # for the process to start and end, on top of the job's own time
+    kernels: str = ""
 
     @property
     def runner(self) -> str:
@@ -61,12 +65,15 @@ class LocalDevice:
             binary = self.program.binary
             command = commands.local_run_command(binary, str(folder), self.lock, self.wait_s, job)
             most_s = self.wait_s + job.timeout_s + self.grace_s
-            return _run(self.target, job, command, most_s, _clean_environment(), self.say)
+            chunks = protocol.encode_job(job, self.target, self.kernels)
+            return _run(self.target, job, chunks, command, most_s, _clean_environment(), self.say)
 
     def session(self, timeout_s: float) -> RunnerSession:
         """A runner that is kept for many jobs, each with timeout_s whatever its own is."""
         most_s = self.wait_s + timeout_s + self.grace_s
-        return RunnerSession(self.target, lambda job: self._serve(timeout_s), timeout_s, most_s, self.say)
+        return RunnerSession(
+            self.target, lambda job: self._serve(timeout_s), timeout_s, most_s, self.say, self.kernels
+        )
 
     @contextmanager
     def _serve(self, timeout_s: float) -> Iterator[Serving]:
@@ -130,7 +137,8 @@ class DockerDevice:
             )
             try:
                 most_s = self.wait_s + job.timeout_s + self.grace_s
-                return _run(self.target, job, command, most_s, engine.environment(), self.say)
+                chunks = protocol.encode_job(job, self.target, commands.kernels_folder(self.target))
+                return _run(self.target, job, chunks, command, most_s, engine.environment(), self.say)
             except BaseException:
                 # Where that fails too, it ends by itself, as its stdin has, or goes before the next job.
                 with suppress(EngineError):
@@ -143,8 +151,9 @@ class DockerDevice:
         It has a name of its own, so that single jobs go in between.
         """
         most_s = self.wait_s + timeout_s + self.grace_s
+        kernels = commands.kernels_folder(self.target)
         return RunnerSession(
-            self.target, lambda job: self._serve(job, timeout_s), timeout_s, most_s, self.say
+            self.target, lambda job: self._serve(job, timeout_s), timeout_s, most_s, self.say, kernels
         )
 
     @contextmanager
@@ -170,9 +179,14 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _run(
-    target: Target, job: Job, command: Sequence[str], most_s: float, env: Mapping[str, str], say: Say
+    target: Target,
+    job: Job,
+    chunks: Iterable[bytes],
+    command: Sequence[str],
+    most_s: float,
+    env: Mapping[str, str],
+    say: Say,
 ) -> JobResult:
-    chunks = protocol.encode_job(job, target.board.cpu_set)
     limit_bytes, heard = protocol.limit_bytes(job), tell_waiting(target, say)
     start_ns = time.monotonic_ns()
     ended = _answer(target, command, chunks, limit_bytes, most_s, env, hold=True, heard=heard)

@@ -20,9 +20,9 @@ import numpy as np
 
 from dlas.errors import DeviceError, StorageError
 from dlas.hardware.fields import INT64_MAX, Fields, decode, refuse
-from dlas.values import Job, JobResult
+from dlas.values import Job, JobResult, Target
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_LINE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 CPU_LIST = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", re.ASCII)
@@ -42,13 +42,14 @@ def outputs_bytes(job: Job) -> int:
     return math.prod((*job.inputs.shape[:1], *job.output_shape)) * 4
 
 
-def encode_job(job: Job, cpu_set: str) -> Iterator[bytes]:
+def encode_job(job: Job, target: Target, kernels: str = "") -> Iterator[bytes]:
     """The job as a tar archive, a piece at a time: module and inputs can be large.
 
-    Raises DeviceError at once for a job that cannot be sent, and later StorageError.
+    kernels: a folder of the device where a GPU's compiled kernels are kept, empty for none. Raises
+    DeviceError at once for a job that cannot be sent, and later StorageError.
     """
     _check_job(job)
-    return _archive(job, _job_text(job, cpu_set).encode())
+    return _archive(job, _job_text(job, target, kernels).encode())
 
 
 def encode_probe(patterns: tuple[str, ...]) -> bytes:
@@ -105,6 +106,7 @@ def parse_answer(stdout: bytes, job: Job, wall_ns: int, log: str = "") -> JobRes
         run_seconds=run_ns / 1e9,
         ship_seconds=(wall_ns - run_ns - wait_ns) / 1e9,
         log=log,
+        gpu=one_line(decode(answer.take("gpu", str))),
     )
     answer.finish()
     return result
@@ -188,10 +190,13 @@ def _archive(job: Job, text: bytes) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _job_text(job: Job, cpu_set: str) -> str:
+def _job_text(job: Job, target: Target, kernels: str) -> str:
     lines = {
         "protocol": PROTOCOL,
-        "device": "cpu",
+        "device": target.processor,
+        "gpu": target.gpu.device,
+        "timer": target.gpu.timer,
+        "kernels": kernels,
         "dtype": "float32",
         "inputs": len(job.inputs),
         "shape": ",".join(map(str, job.inputs.shape[1:])),
@@ -200,7 +205,7 @@ def _job_text(job: Job, cpu_set: str) -> str:
         "repeats": job.repeats,
         "flush_bytes": job.flush_bytes,
         "threads": job.threads,
-        "cpus": cpu_set,
+        "cpus": target.board.cpu_set,
     }
     text = "".join(f"{key}={_one_line(str(value))}\n" for key, value in lines.items())
     return text + encode_probe(job.observe).decode()

@@ -13,8 +13,9 @@ from dlas.cache import atomic_folder, digest, hash_files, source_digest
 from dlas.errors import BuildError
 from dlas.hardware import elf, sysroot, wheels
 from dlas.hardware.engine import Log
-from dlas.values import Target
+from dlas.values import Compiler, Target
 
+KERNELS = "kernels"
 _SOURCES = Path(__file__).parent / "runtime"
 _FLAGS = ("-std=c++17", "-O2", "-s", "-Wall", "-Wextra", "-pthread")
 _LINK = (
@@ -23,12 +24,16 @@ _LINK = (
     "-Wl,--no-as-needed",  # TVM's functions are looked up by name: the linker sees no use of its library
     "-ltvm_runtime",
     "-ltvm_ffi",
+    "-ldl",  # a part of the C library since glibc 2.34
 )
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A folder with the program `runner` and the two libraries that it needs, and nothing else."""
+    """A folder with the program `runner` and the libraries that it needs, a GPU's back end among them.
+
+    For OpenCL it also has the folder `KERNELS`, where a container keeps what its device has compiled.
+    """
 
     folder: Path
     key: str
@@ -44,7 +49,15 @@ def runner_key(target: Target) -> str:
     Libraries for another machine than this one count by their versions: the key asks for no download.
     """
     libraries = [hash_files(wheels.libraries())] if _is_native(target) else [sysroot.sysroot_key()]
-    parts = [target.compiler.arch, *_FLAGS, *_LINK, source_digest([_SOURCES]), *wheels.versions(), *libraries]
+    parts = [
+        target.compiler.arch,
+        target.processor,
+        *_FLAGS,
+        *_LINK,
+        source_digest([_SOURCES]),
+        *wheels.versions(),
+        *libraries,
+    ]
     return digest(_compiler_version(target), *parts)[:16]
 
 
@@ -53,7 +66,7 @@ def interface_key(target: Target) -> str:
 
     An image that was built elsewhere, by another compiler, has the same. Raises BuildError.
     """
-    return digest(target.compiler.arch, source_digest([_SOURCES]), *wheels.versions())[:16]
+    return digest(target.compiler.arch, target.processor, source_digest([_SOURCES]), *wheels.versions())[:16]
 
 
 def build_runner(target: Target, artifacts: Path, say: Log = lambda line: None) -> Runner:
@@ -69,7 +82,9 @@ def build_runner(target: Target, artifacts: Path, say: Log = lambda line: None) 
         with atomic_folder(folder) as made:
             _build_into(made, target, artifacts, say)
     # Each time: targets that share a runner need not have the same system.
-    elf.check(sorted(folder.iterdir()), target.compiler.arch, target.system)
+    elf.check(
+        sorted(path for path in folder.iterdir() if path.is_file()), target.compiler.arch, target.system
+    )
     return Runner(folder, key)
 
 
@@ -82,6 +97,25 @@ def compile_command(
     return [cxx, *_FLAGS, *flags, "-isystem", str(include), source, "-o", str(output), *link]
 
 
+def back_end_command(
+    compiler: Compiler, include: Sequence[Path], libraries: Path, output: Path, flags: Sequence[str] = ()
+) -> list[str]:
+    """The command line for the back end of a GPU, libdlas_<kind>.so."""
+    sources = _SOURCES / "gpu"
+    headers = [flag for path in (*include, sources / "shim") for flag in ("-isystem", str(path))]
+    link = (f"-L{libraries}", "-shared", "-fPIC", "-fvisibility=hidden", *_LINK)
+    return [
+        compiler.cxx,
+        *_FLAGS,
+        *flags,
+        *headers,
+        str(sources / f"{compiler.kind}.cc"),
+        "-o",
+        str(output),
+        *link,
+    ]
+
+
 def _build_into(folder: Path, target: Target, artifacts: Path, say: Log) -> None:
     cxx = target.compiler.cxx
     if _is_native(target):
@@ -92,8 +126,15 @@ def _build_into(folder: Path, target: Target, artifacts: Path, say: Log) -> None
     for library in libraries:
         shutil.copyfile(library, folder / library.name)
     _compile(compile_command(cxx, wheels.include(), folder, folder / "runner", flags))
+    if target.processor != "cpu":
+        library = folder / f"libdlas_{target.processor}.so"
+        _compile(back_end_command(target.compiler, wheels.includes(), folder, library, flags))
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)  # a container's user must be able to read them
+    if target.processor == "opencl":
+        kernels = folder / KERNELS
+        kernels.mkdir()
+        kernels.chmod(0o1777)  # what it can write is the volume that an engine makes of this folder
 
 
 def _is_native(target: Target) -> bool:

@@ -35,7 +35,7 @@ class RunnerSession:
     """See `values.Session`. No runner is left behind after its block.
 
     start: a runner with room for a job and somewhat larger ones, for the length of a block. timeout_s: what
-    each job may take. most_s: until its answer must be there.
+    each job may take. most_s: until its answer must be there. kernels: as in `protocol.encode_job`.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class RunnerSession:
         timeout_s: float,
         most_s: float,
         say: Say,
+        kernels: str = "",
     ) -> None:
         self._target = target
         self._start = start
         self._timeout_s = timeout_s
         self._most_s = most_s
         self._say = say
+        self._kernels = kernels
         self._stack = ExitStack()
         self._serving: Serving | None = None
 
@@ -68,7 +70,7 @@ class RunnerSession:
     def run(self, job: Job) -> JobResult:
         """Raises DeviceError, DeviceBusyError, EngineError or StorageError; the next job is not affected."""
         job = replace(job, timeout_s=self._timeout_s)
-        chunks = protocol.encode_job(job, self._target.board.cpu_set)
+        chunks = protocol.encode_job(job, self._target, self._kernels)
         start_ns = time.monotonic_ns()
         child, goes_on = self._ready(job), False
         try:

@@ -12,7 +12,7 @@ from dlas import tomlfile
 from dlas.errors import TargetError
 from dlas.hardware import cpu
 from dlas.tomlfile import shown
-from dlas.values import Board, Bounds, Compiler, Image, System, Target
+from dlas.values import Board, Bounds, Compiler, Gpu, Image, System, Target
 
 FOLDER = Path(__file__).resolve().parents[2] / "targets"
 HEAD = {"description": str, "aliases": tuple[str, ...], "protocol_id": str}
@@ -22,6 +22,7 @@ TABLES: dict[str, type] = {
     "image": Image,
     "system": System,
     "bounds": Bounds,
+    "gpu": Gpu,
 }
 DETECT = "detect"
 DETECTED: dict[str, Callable[[cpu.Cpu], Any]] = {
@@ -89,6 +90,8 @@ ALLOWED = {
     "glibcxx": _matching(VERSION, "a version such as 3.4.28"),
     "cuda": _matching(VERSION, "a version such as 11.4"),
     "shows": _matching(r"/[^:,]+: .+", "/path/of/a/file: a text in it"),
+    "device": _matching(r"[^\n]*", "a text without a line break"),
+    "timer": _one_of("wall", "events"),
     "least_mhz": SINCE_0,
     "most_celsius": SINCE_0,
     "most_other_percent": SINCE_0,
@@ -194,6 +197,7 @@ def _check_together(path: Path, tables: Tables) -> None:
         f"[compiler] {', '.join(units)} are 0 on a GPU and 1 or more on a CPU; kind is {kind}": any(
             bool(compiler[unit]) != (kind == "llvm") for unit in units
         ),
+        f"[gpu] is only for a GPU; kind is {kind}": "gpu" in tables and kind == "llvm",
         "[board] runners has docker, but there is no [image]": "docker" in board["runners"] and image is None,
         f"[image] platform for arch {arch} is {PLATFORMS[arch]}": (
             image is not None and image["platform"] != PLATFORMS[arch]
@@ -220,6 +224,7 @@ def _target(path: Path, tables: Tables, detect: Callable[[], cpu.Cpu]) -> Target
         image=Image(**tables["image"]) if "image" in tables else None,
         system=System(**tables.get("system", {})),
         bounds=Bounds(**tables.get("bounds", {})),
+        gpu=Gpu(**tables.get("gpu", {})),
         detected=_words(host, asked) if host else "",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import platform
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from dlas.hardware.protocol import one_line
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel, the package in it, and the one library of it that a runner needs."""
+    """One wheel, the package in it, and the one library of it that a runner needs, if any."""
 
     name: str
     package: str
@@ -29,6 +30,7 @@ class Wheel:
 _RUNTIME = Wheel("apache-tvm", "tvm", "libtvm_runtime.so")
 _FFI = Wheel("apache-tvm-ffi", "tvm_ffi", "libtvm_ffi.so")
 _WHEELS = (_RUNTIME, _FFI)
+_HEADERS = Wheel("nvidia-cuda-runtime-cu11", "nvidia.cuda_runtime", "")  # among them are Khronos's of OpenCL
 # Wheels say for which C library they are: any that a board with glibc 2.31 can load will do.
 _OLDEST, _NEWEST = 17, 31
 
@@ -44,6 +46,15 @@ def versions() -> list[str]:
 def include() -> Path:
     """The folder of the headers, which are the same for every machine. Raises BuildError."""
     return _folder(_FFI) / "include"
+
+
+def includes() -> list[Path]:
+    """The folders of the headers that a back end of a GPU needs: TVM's, and OpenCL's. Raises BuildError.
+
+    The latter are in a wheel that there is for x86-64 alone; elsewhere they are those of the system, if any.
+    """
+    with_opencl = (_HEADERS,) if platform.machine() == "x86_64" else ()
+    return [_folder(wheel) / "include" for wheel in (*_WHEELS, *with_opencl)]
 
 
 def libraries() -> list[Path]:
@@ -109,7 +120,10 @@ def _extract(wheel: Wheel, downloads: Path, folder: Path) -> None:
 
 def _folder(wheel: Wheel) -> Path:
     """Where a wheel is installed, found without importing it."""
-    spec = importlib.util.find_spec(wheel.package)
+    try:
+        spec = importlib.util.find_spec(wheel.package)
+    except ModuleNotFoundError:  # of the package above it
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise _not_installed(wheel.name)
     return Path(spec.submodule_search_locations[0])

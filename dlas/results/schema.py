@@ -13,7 +13,7 @@ import pyarrow as pa
 from dlas.errors import StorageError
 from dlas.values import Row
 
-SCHEMA_VERSION = 6  # raise it with every change of Row
+SCHEMA_VERSION = 7  # raise it with every change of Row
 VERSION_KEY = b"dlas.schema_version"
 
 _SCALARS: Mapping[Any, pa.DataType] = {

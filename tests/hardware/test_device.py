@@ -132,9 +132,9 @@ def liar(local: LocalDevice, tmp_path: Path) -> Liar:
 HONEST = """
 import json, os, signal, sys, tarfile, time
 answer = {
-    "protocol": 3, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
+    "protocol": 4, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
     "output": {"count": 1, "shape": [4, 64], "dtype": "float32", "bytes": 1024},
-    "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
+    "cpu_set": "0", "gpu": "", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
 }
 def say(answer, raw=bytes(1024), code=0):
     list(tarfile.open(fileobj=sys.stdin.buffer, mode="r|", bufsize=512))  # its end comes with ours
@@ -340,6 +340,22 @@ def test_the_container_command_of_a_board(host: Target, job: Job) -> None:
         "--group-add=44",
         "--runtime=nvidia",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "volumes"), [("opencl", ["--volume=dlas-kernels:/opt/dlas/kernels"]), ("cuda", []), ("llvm", [])]
+)
+def test_a_container_keeps_what_its_device_compiles(
+    host: Target, job: Job, kind: str, volumes: list[str]
+) -> None:
+    target = replace(host, compiler=replace(host.compiler, kind=kind))
+    room = commands.room_for(job)
+    single = commands.docker_run_command(Engine(), target, "id", "n", "/l", 9, job)
+    served = commands.docker_serve_command(Engine(), target, "id", "n", "/l", 9, 9, room)
+    for command in (single, served):
+        at = command.index("--volume=/l:/lock:ro") + 1
+        assert command[at : command.index("id")] == volumes
+    assert commands.kernels_folder(target) == ("/opt/dlas/kernels" if volumes else "")
 
 
 def test_the_local_command(job: Job) -> None:

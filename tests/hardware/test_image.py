@@ -141,9 +141,9 @@ def test_a_dockerfile_has_nothing_that_a_linter_minds(path: Path) -> None:
 
 
 def test_every_base_is_pinned_and_has_a_stand_in() -> None:
-    images = {target.name: target.image for target in targets.known()}
-    assert all(images.values())
-    for found in images.values():
+    images = [target.image for target in targets.known() if "docker" in target.board.runners or target.image]
+    assert len(images) >= 5
+    for found in images:
         assert found is not None
         assert re.search(r"@sha256:[0-9a-f]{64}$", found.base)
         assert found.stand_in in ("bookworm", "bullseye")

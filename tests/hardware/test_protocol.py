@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from dlas.errors import DeviceError, StorageError
 from dlas.hardware import protocol
-from dlas.values import Job
+from dlas.values import Gpu, Job
+from tests.hardware.boards import BOARD
 
 JOB = Job(
     Path("model.so"), np.zeros((2, 1, 2), "float32"), (1, 3), threads=2, repeats=4, warmups=2, timeout_s=1
@@ -26,7 +27,7 @@ JOB = Job(
 RAW = np.array([1, np.nan, -np.inf, 2, 3, 4], "<f4").tobytes()
 WALL_NS = 10**9
 ANSWER: dict[str, Any] = {
-    "protocol": 3,
+    "protocol": 4,
     "samples_ns": [4, 3, 2, 1],
     "warmup_ns": [9, 8],
     "output": {"count": 2, "shape": [1, 3], "dtype": "float32", "bytes": 24},
@@ -36,6 +37,7 @@ ANSWER: dict[str, Any] = {
     "peak_rss_bytes": 4096,
     "before": {"/proc/x": "gr\u00c3\u00bcn\n"},
     "after": {},
+    "gpu": "a platform,\na GPU",
     "wait_ns": 300_000_000,
     "run_ns": 500_000_000,
 }
@@ -50,8 +52,14 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
     module.write_bytes(bytes(range(256)) * 5000)
     twelve = np.arange(12.0, dtype="float32").reshape(2, 2, 3)
     job = replace(JOB, module=module, inputs=twelve, observe=("/a", "/b*"))
-    chunks = list(protocol.encode_job(job, "0-1"))
-    assert b"".join(protocol.encode_job(job, "0-1")) == b"".join(chunks)
+    target = replace(
+        BOARD,
+        compiler=replace(BOARD.compiler, kind="opencl"),
+        board=replace(BOARD.board, cpu_set="0-1"),
+        gpu=Gpu("Mali", "events"),
+    )
+    chunks = list(protocol.encode_job(job, target, "/k"))
+    assert b"".join(protocol.encode_job(job, target, "/k")) == b"".join(chunks)
     assert max(map(len, chunks)) <= 1 << 20
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
         contents = {info.name: archive.extractfile(info).read() for info in archive}  # type: ignore[union-attr]
@@ -59,8 +67,11 @@ def test_the_archive_is_what_tar_reads_and_always_the_same(tmp_path: Path) -> No
     assert contents["model.so"] == module.read_bytes()
     assert np.frombuffer(contents["input.bin"], "<f4").tolist() == list(range(12))
     assert contents["job.txt"].decode().splitlines() == [
-        "protocol=3",
-        "device=cpu",
+        "protocol=4",
+        "device=opencl",
+        "gpu=Mali",
+        "timer=events",
+        "kernels=/k",
         "dtype=float32",
         "inputs=2",
         "shape=2,3",
@@ -79,7 +90,7 @@ def test_an_input_in_another_layout_or_type_is_sent_as_contiguous_float32(tmp_pa
     module = tmp_path / "model.so"
     module.write_bytes(b"x")
     transposed = np.arange(6.0).reshape(1, 2, 3).transpose(0, 2, 1)
-    archive = b"".join(protocol.encode_job(replace(JOB, module=module, inputs=transposed), ""))
+    archive = b"".join(protocol.encode_job(replace(JOB, module=module, inputs=transposed), BOARD))
     assert np.array([0, 3, 1, 4, 2, 5], "<f4").tobytes() in archive
     assert b"inputs=1\nshape=3,2\n" in archive
 
@@ -91,7 +102,9 @@ def test_inputs_of_any_length_are_sent_in_small_pieces(tmp_path: Path, shape: tu
     half_a_gibibyte = np.broadcast_to(np.float32(1), shape)
     tracemalloc.start()
     try:
-        lengths = list(map(len, protocol.encode_job(replace(JOB, module=module, inputs=half_a_gibibyte), "")))
+        lengths = list(
+            map(len, protocol.encode_job(replace(JOB, module=module, inputs=half_a_gibibyte), BOARD))
+        )
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
@@ -118,20 +131,22 @@ def test_a_job_that_cannot_be_is_refused_before_it_is_sent(
     change: dict[str, Any], message: str | None
 ) -> None:
     if message is None:
-        assert next(protocol.encode_job(replace(JOB, **change), ""))
+        assert next(protocol.encode_job(replace(JOB, **change), BOARD))
         return
     with pytest.raises(DeviceError, match=message):
-        protocol.encode_job(replace(JOB, **change), "")
+        protocol.encode_job(replace(JOB, **change), BOARD)
 
 
 def test_a_module_that_is_not_there_is_a_storage_error() -> None:
     with pytest.raises(StorageError, match=r"no/model\.so"):
-        list(protocol.encode_job(replace(JOB, module=Path("no/model.so")), ""))
+        list(protocol.encode_job(replace(JOB, module=Path("no/model.so")), BOARD))
 
 
 def test_a_line_break_cannot_add_a_line_to_the_job(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="line break"):
-        protocol.encode_job(replace(JOB, observe=("/a\nthreads=9",)), "")
+        protocol.encode_job(replace(JOB, observe=("/a\nthreads=9",)), BOARD)
+    with pytest.raises(DeviceError, match="line break"):
+        protocol.encode_job(JOB, BOARD, "/kernels\nthreads=9")
 
 
 def test_a_good_answer_is_taken_as_it_is() -> None:
@@ -146,6 +161,7 @@ def test_a_good_answer_is_taken_as_it_is() -> None:
     assert (result.output_stable, result.threads, result.cpu_set) == (True, 2, "0-3,6")
     assert (result.run_seconds, result.ship_seconds) == (0.5, 0.2)
     assert result.log == "a log"
+    assert result.gpu == "a platform, a GPU"
 
 
 def test_an_answer_without_a_wait_and_without_times_is_taken() -> None:
@@ -160,7 +176,7 @@ def test_an_answer_without_a_wait_and_without_times_is_taken() -> None:
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no field": (lambda a: a.pop("threads"), "'threads' is missing"),
     "a field too many": (lambda a: a.update(run_this="rm"), "unknown field 'run_this'"),
-    "another protocol": (lambda a: a.update(protocol=1), "protocol 3"),
+    "another protocol": (lambda a: a.update(protocol=1), "protocol 4"),
     "too few samples": (lambda a: a["samples_ns"].pop(), "has 3 entries, 4"),
     "too many warm-ups": (lambda a: a["warmup_ns"].append(1), "has 3 entries, 2"),
     "no time at all": (lambda a: a.update(samples_ns=[1, 2, 3, 0]), "what is not a time"),
@@ -190,6 +206,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no output": (lambda a: a.update(output=None), "'output' is missing"),
     "not CPUs": (lambda a: a.update(cpu_set="all; rm -r"), "not a list of CPUs"),
     "a file of no text": (lambda a: a.update(after={"/x": ["y"]}), "not text"),
+    "no GPU's name": (lambda a: a.update(gpu=None), "'gpu' is missing or not of type str"),
     "characters that are no bytes": (lambda a: a.update(after={"/x": "\ud800"}), "no bytes"),
 }
 
@@ -212,7 +229,7 @@ def test_a_lie_is_found_out(name: str) -> None:
         (b"\n" + RAW, "not the JSON"),
         (b"[]\n" + RAW, "not a JSON object"),
         (b"[" * 500_000 + b"\n", "not the JSON"),
-        (b'{"protocol": 3, "protocol": 3}\n', "a key is there twice"),
+        (b'{"protocol": 4, "protocol": 4}\n', "a key is there twice"),
         (b'{"a": "\xff"}\n', "not the JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}\n", "not the JSON"),
         (encoded(ANSWER, RAW[:-1]), "23 bytes, 24 were expected"),
@@ -263,7 +280,7 @@ def test_what_a_device_says_cannot_drive_a_terminal() -> None:
 
 
 def test_a_probe_answer_is_files_by_path() -> None:
-    assert protocol.parse_probe(b'{"protocol": 3, "files": {"/a": "b"}}\n') == {"/a": "b"}
+    assert protocol.parse_probe(b'{"protocol": 4, "files": {"/a": "b"}}\n') == {"/a": "b"}
 
 
 @pytest.mark.parametrize(

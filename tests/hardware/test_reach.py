@@ -167,7 +167,12 @@ def test_containers_of_two_machines_have_two_names(tmp_path: Path, monkeypatch: 
 
 def test_a_key_is_known_without_fetching_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlas.hardware.wheels.foreign_libraries", lambda *asked: pytest.fail("it fetches"))
-    assert runner_key(HIKEY) == runner_key(targets.load("xavier")) != runner_key(targets.load("x86"))
+    assert runner_key(HIKEY) == runner_key(targets.load("xavier_cpu")) != runner_key(targets.load("x86"))
+
+
+def test_a_runner_for_a_gpu_is_another_one() -> None:
+    names = ("xavier_cpu", "xavier_cuda", "hikey970_opencl")
+    assert len({runner_key(targets.load(name)) for name in names}) == 3
 
 
 def test_what_a_host_must_know_of_a_runner_is_not_its_compiler() -> None:

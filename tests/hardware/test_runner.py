@@ -20,7 +20,7 @@ from dlas.errors import BuildError, DeviceError
 from dlas.hardware import elf, sysroot, wheels
 from dlas.hardware.device import LocalDevice
 from dlas.hardware.protocol import encode_job
-from dlas.hardware.runner import Runner, build_runner, compile_command, runner_key
+from dlas.hardware.runner import Runner, back_end_command, build_runner, compile_command, runner_key
 from dlas.values import Job, System, Target
 from tests.hardware.boards import BOARD
 
@@ -56,8 +56,11 @@ def tar(*members: Member, tar_format: int = tarfile.USTAR_FORMAT) -> bytes:
 
 
 JOB = {
-    "protocol": "3",
+    "protocol": "4",
     "device": "cpu",
+    "gpu": "",
+    "timer": "wall",
+    "kernels": "",
     "dtype": "float32",
     "inputs": "1",
     "shape": "2",
@@ -127,7 +130,20 @@ def test_the_compiler_command(tmp_path: Path) -> None:
         "-Wl,--no-as-needed",
         "-ltvm_runtime",
         "-ltvm_ffi",
+        "-ldl",
     ]
+
+
+def test_the_command_for_a_back_end() -> None:
+    compiler = replace(BOARD.compiler, kind="opencl")
+    command = back_end_command(compiler, [Path("a"), Path("b")], Path("lib"), Path("out.so"), ["--sysroot=s"])
+    assert command[0] == "aarch64-linux-gnu-g++"
+    assert command[command.index("-o") - 1].endswith("runtime/gpu/opencl.cc")
+    assert command[command.index("-o") + 1] == "out.so"
+    assert {"-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-z,defs", "-ldl", "--sysroot=s"} < set(command)
+    headers = [command[i + 1] for i, part in enumerate(command) if part == "-isystem"]
+    assert headers[:2] == ["a", "b"]
+    assert headers[2].endswith("runtime/gpu/shim")
 
 
 def test_the_sysroot_comes_before_other_headers() -> None:
@@ -149,6 +165,16 @@ def test_the_runner_of_a_board_is_made_of_old_libraries(artifacts: Path) -> None
     said: list[str] = []
     assert build_runner(BOARD, artifacts, said.append) == made
     assert said == []
+
+
+@pytest.mark.aarch64
+@pytest.mark.parametrize("kind", ["opencl", "cuda"])
+def test_the_back_end_of_a_boards_gpu_is_made_of_old_libraries(artifacts: Path, kind: str) -> None:
+    made = build_runner(replace(BOARD, compiler=replace(BOARD.compiler, kind=kind)), artifacts)
+    found = elf.needs(made.folder / f"libdlas_{kind}.so")
+    assert found.machine == "aarch64"
+    assert {"libtvm_runtime.so", "libtvm_ffi.so"} < set(found.libraries)
+    assert not any("OpenCL" in name or "cuda" in name for name in found.libraries)
 
 
 @pytest.mark.aarch64
@@ -223,7 +249,9 @@ def test_a_folder_that_is_not_empty_is_refused(program: Runner, tmp_path: Path) 
     ("change", "message"),
     [
         ({"protocol": "1"}, "protocol is '1'"),
-        ({"device": "cuda"}, "only the device cpu"),
+        ({"device": "vulkan"}, "there is no device 'vulkan'"),
+        ({"device": "opencl"}, "this runner has no device opencl: "),
+        ({"device": "cuda"}, "libdlas_cuda.so: cannot open shared object file"),
         ({"dtype": "float16"}, "only float32"),
         ({"inputs": "0"}, "inputs is '0'"),
         ({"inputs": "1000001"}, "inputs is"),
@@ -281,7 +309,7 @@ def test_probe_tells_the_contents_of_files(program: Runner, tmp_path: Path) -> N
     patterns = f"observe={tmp_path}/*\nobserve=/no/such/file\n".encode()
     code, answer = said(program, patterns, "probe")
     assert code == 0
-    assert answer["protocol"] == 3
+    assert answer["protocol"] == 4
     assert answer["files"] == {
         f"{tmp_path}/a": every_byte.decode("latin-1"),
         f"{tmp_path}/b": ("long" * 100_000)[: 64 << 10],
@@ -300,7 +328,7 @@ def test_what_the_network_prints_stays_out_of_the_answer(
     program: Runner, job: Job, tmp_path: Path, evil: Callable[[str], Path]
 ) -> None:
     loud = evil('puts("I am stdout"); fflush(stdout); (void)!write(1, "me too", 6);')
-    archive = b"".join(encode_job(replace(job, module=loud), ""))
+    archive = b"".join(encode_job(replace(job, module=loud), BOARD))
     (tmp_path / "job").mkdir()
     code, answer = run_tar(program, tmp_path / "job", archive)
     assert code == 1

@@ -21,6 +21,7 @@ import pytest
 from dlas.hardware.protocol import encode_job, parse_answer
 from dlas.hardware.runner import Runner
 from dlas.values import Job
+from tests.hardware.boards import BOARD
 
 Answer = tuple[dict[str, Any], bytes]
 Evil = Callable[[str], Path]
@@ -36,7 +37,8 @@ def lock(tmp_path: Path) -> Path:
 
 
 def archive(job: Job, cpu_set: str = "") -> bytes:
-    return b"".join(encode_job(job, cpu_set))
+    board = replace(BOARD.board, cpu_set=cpu_set)
+    return b"".join(encode_job(job, replace(BOARD, board=board)))
 
 
 def command(program: Runner, folder: Path, *more: str, timeout_s: int = 20) -> list[str]:

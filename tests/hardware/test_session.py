@@ -310,9 +310,9 @@ def test_each_job_waits_for_the_lock_and_says_so(local: LocalDevice, job: Job) -
 HONEST = """
 import json, os, signal, sys, tarfile, time
 answer = {
-    "protocol": 3, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
+    "protocol": 4, "samples_ns": [1] * 7, "warmup_ns": [1] * 3, "threads": 2, "output_stable": True,
     "output": {"count": 1, "shape": [4, 64], "dtype": "float32", "bytes": 1024},
-    "cpu_set": "0", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
+    "cpu_set": "0", "gpu": "", "peak_rss_bytes": 1, "before": {}, "after": {}, "wait_ns": 0, "run_ns": 1,
 }
 stdin = sys.stdin.buffer
 def take():

@@ -8,10 +8,10 @@ import pytest
 from dlas.errors import TargetError
 from dlas.hardware import targets
 from dlas.hardware.cpu import Cpu
-from dlas.values import NO_BOUNDS, Board, Bounds, Compiler, System
+from dlas.values import NO_BOUNDS, Board, Bounds, Compiler, Gpu, System
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("hikey970_neon", "hikey970_opencl", "x86_avx", "xavier_cuda", "xavier_neon")
+SHIPPED = ("hikey970_neon", "hikey970_opencl", "opencl_pocl", "x86_avx", "xavier_cuda", "xavier_neon")
 DIGEST = "0123456789abcdef" * 4
 
 BOARD = f"""
@@ -92,7 +92,7 @@ def test_shipped_targets_are_whole(name: str) -> None:
 
 def test_shipped_targets_are_the_papers_devices() -> None:
     assert tuple(target.name for target in targets.known()) == SHIPPED
-    assert sorted(target.protocol_id for target in targets.known()) == ["", "H1", "H2", "H3", "H4"]
+    assert sorted(target.protocol_id for target in targets.known()) == ["", "", "H1", "H2", "H3", "H4"]
 
 
 def test_hikey_is_the_papers() -> None:
@@ -126,7 +126,7 @@ def test_gpus_tell_what_their_containers_need() -> None:
     assert any("libOpenCL" in mount for mount in mali.board.mounts)
     assert (xavier.compiler.kind, xavier.compiler.gpu_arch) == ("cuda", "sm_72")
     assert xavier.board.container_runtime == "nvidia"
-    assert mali.board.runners == xavier.board.runners == ()
+    assert mali.board.runners == xavier.board.runners == ("docker",)
 
 
 @pytest.mark.parametrize(
@@ -242,13 +242,13 @@ def test_a_shipped_target_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
             'protocol_id = ""',
             "",
             "protocol_id is missing, the keys are description, aliases, protocol_id, compiler, board, image, "
-            "system, bounds; add it",
+            "system, bounds, gpu; add it",
         ),
         (
             'protocol_id = ""',
             'protocol = ""',
             "unknown key 'protocol', allowed: description, aliases, protocol_id, compiler, board, image, "
-            "system, bounds; did you mean protocol_id?",
+            "system, bounds, gpu; did you mean protocol_id?",
         ),
         ("threads = 4", "threads = 0", "[board] threads is 0, allowed: 1 and more; correct the file"),
         (
@@ -348,7 +348,7 @@ def test_a_shipped_target_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
             BOARD[BOARD.index("[board]") :],
             "",
             "board is missing, the keys are description, aliases, protocol_id, compiler, board, image, "
-            "system, bounds; add it",
+            "system, bounds, gpu; add it",
         ),
         (
             BOARD,
@@ -406,8 +406,8 @@ def test_unknown_names(name: str, next_step: str) -> None:
     with pytest.raises(TargetError) as caught:
         targets.load(name)
     assert str(caught.value) == (
-        f"unknown target {name!r}, known are hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, "
-        f"xavier, xavier_cpu, xavier_cuda, xavier_neon; {next_step}"
+        f"unknown target {name!r}, known are hikey, hikey970_neon, hikey970_opencl, host, opencl_pocl, "
+        f"pocl, x86, x86_avx, xavier, xavier_cpu, xavier_cuda, xavier_neon; {next_step}"
     )
 
 
@@ -439,6 +439,17 @@ def test_no_targets_name_is_in_the_code() -> None:
     sources = sorted((ROOT / "dlas").rglob("*.py"))
     assert len(sources) > 3
     assert [str(path) for path in sources if names.search(path.read_text())] == []
+
+
+def test_a_board_says_which_gpu_it_means_and_how_it_is_timed(board: Path) -> None:
+    text = re.sub(r"(vector_lanes|vector_registers|l2_bytes) = \d+", r"\1 = 0", BOARD)
+    text = text.replace('"llvm"', '"opencl"')
+    board.write_text(text)
+    assert targets.load(str(board)).gpu == Gpu(device="", timer="wall")
+    board.write_text(f'{text}\n[gpu]\ndevice = "Mali-G72"\ntimer = "events"\n')
+    target = targets.load(str(board))
+    assert target.gpu == Gpu("Mali-G72", "events")
+    assert target.processor == "opencl"
 
 
 def test_a_board_says_how_it_is_reached_what_is_on_it_and_when_it_counts(board: Path) -> None:
@@ -478,6 +489,9 @@ least_mhz = 1500
         ("system", 'glibc = "new"', "[system] glibc is 'new', allowed: a version such as 2.31"),
         ("system", 'shows = ["R35"]', "[system] shows is 'R35', allowed: /path/of/a/file: a text in it"),
         ("bounds", "least_mhz = -1", "[bounds] least_mhz is -1, allowed: 0 and more"),
+        ("gpu", 'timer = "clock"', "[gpu] timer is 'clock', allowed: wall, events"),
+        ("gpu", 'device = "a\\nb"', "[gpu] device is 'a\\nb', allowed: a text without a line break"),
+        ("gpu", 'device = "Mali"', "[gpu] is only for a GPU; kind is llvm"),
         ("bounds", 'most_celsius = "hot"', "[bounds] most_celsius is 'hot', allowed is a whole number"),
     ],
 )

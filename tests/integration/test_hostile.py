@@ -245,7 +245,7 @@ FILES = {identity.MACHINE_ID: "f00", identity.CPU_INFO: "model name : A CPU", id
 
 def probed(files: Mapping[str, str]) -> str:
     """What a runner says that was asked for files."""
-    return json.dumps({"protocol": 3, "files": {**FILES, **files}}) + "\n"
+    return json.dumps({"protocol": 4, "files": {**FILES, **files}}) + "\n"
 
 
 def test_a_doctor_prints_nothing_that_could_drive_a_terminal_or_a_shell(

@@ -81,6 +81,8 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "image_id": "",
         "image_base": "",
         "stand_in": False,
+        "gpu": "",
+        "timer": "wall",
         "threads": 2,
         "cpu_set": "0-1",
         "ops_total": 20,

@@ -47,7 +47,7 @@ def test_row_is_read_back_from_its_place(tmp_path: Path, make_row: MakeRow) -> N
     assert store.find(tmp_path, "smoke", store.identify(row)) == row
     assert store.sweeps(tmp_path) == ["smoke"]
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-    assert pq.read_schema(path).metadata[b"dlas.schema_version"] == b"6"
+    assert pq.read_schema(path).metadata[b"dlas.schema_version"] == b"7"
 
 
 @pytest.mark.parametrize("change", IDENTITY_CHANGES, ids=lambda change: next(iter(change)))
@@ -141,7 +141,7 @@ def test_foreign_files_are_named(tmp_path: Path, make_row: MakeRow) -> None:
     stored = store.read(tmp_path, "smoke")
     assert stored.rows == ()
     newer, copy, foreign = sorted(map(str, stored.problems), key=lambda text: Path(text.split()[0]).name)
-    assert "version 999, this dlas reads 6; read it with the dlas that wrote it" in newer
+    assert "version 999, this dlas reads 7; read it with the dlas that wrote it" in newer
     assert "holds another row than its name says" in copy
     assert "not a row of dlas" in foreign
 

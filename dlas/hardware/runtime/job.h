@@ -11,7 +11,7 @@
 
 namespace dlas {
 
-constexpr int64_t kProtocol = 3;
+constexpr int64_t kProtocol = 4;
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 30;  // one input, or all outputs
 constexpr int64_t kMaxInputs = 1000000;
 constexpr int64_t kMaxRuns = 10000;  // keeps the answer's first line under 1 MiB
@@ -26,6 +26,10 @@ struct Job {
   int64_t repeats = 0;
   int64_t flush_bytes = 0;  // written before each sample, so that the caches hold nothing of the network
   int64_t threads = 0;
+  std::string device;   // cpu, opencl or cuda
+  std::string gpu;      // what its name, or its platform's, contains
+  std::string timer;    // of a GPU: wall, or events
+  std::string kernels;  // folder in which compiled kernels are kept; empty for none
   std::string cpus;  // as in taskset; empty leaves the affinity as it is
   std::vector<std::string> observe;
 };
@@ -83,7 +87,13 @@ inline Job parse_job(const std::string& text) {
     return parse_number("job.txt: " + key, take(key), low, high);
   };
   number("protocol", kProtocol, kProtocol);
-  if (take("device") != "cpu") throw Failure("job.txt: this runner has only the device cpu");
+  job.device = take("device");
+  if (job.device != "cpu" && job.device != "opencl" && job.device != "cuda") {
+    throw Failure("job.txt: there is no device '" + job.device + "'");
+  }
+  job.gpu = take("gpu");
+  job.timer = take("timer");
+  job.kernels = take("kernels");
   if (take("dtype") != "float32") throw Failure("job.txt: this runner takes only float32");
   job.inputs = number("inputs", 1, kMaxInputs);
   job.input_bytes = 4;

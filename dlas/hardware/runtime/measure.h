@@ -64,7 +64,8 @@ inline Times time_last(const Network& network, const Job& job, int64_t first_ns)
 }
 
 // The last run of all must give the same bytes as the first one on the same input.
-inline Answer measure(const Network& network, Package* package, int64_t threads, int64_t wait_ns) {
+inline Answer measure(const Network& network, Package* package, int64_t threads, int64_t wait_ns,
+                      const std::string& gpu) {
   const Job& job = package->job();
   JsonObject before = observe(job.observe);
   Runs runs = run_all(network, package);
@@ -78,6 +79,7 @@ inline Answer measure(const Network& network, Package* package, int64_t threads,
   JsonObject answer;
   answer.add("protocol", kProtocol).add("samples_ns", times.samples_ns).add("warmup_ns", times.warmup_ns);
   answer.add("output", about).add("output_stable", stable).add("threads", threads);
+  answer.add("gpu", gpu);
   answer.add("cpu_set", format_cpus(effective_cpus())).add("peak_rss_bytes", peak_rss_bytes());
   answer.add("before", before).add("after", after).add("wait_ns", wait_ns);
   answer.add("run_ns", nanoseconds_since(package->arrived()));

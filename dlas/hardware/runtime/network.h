@@ -1,4 +1,5 @@
-// A compiled network in TVM's Relax virtual machine, with its input bound: it runs on what is in there.
+// A compiled network in TVM's Relax virtual machine, with its input bound: it runs on what is in there. On a
+// GPU the bound input is in its memory, and what is timed neither ships it there nor its output back.
 #pragma once
 
 #include <tvm/ffi/container/tensor.h>
@@ -13,30 +14,16 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "failure.h"
 #include "job.h"
 
 namespace dlas {
 
-namespace ffi = tvm::ffi;
-
 struct Output {
   std::vector<int64_t> shape;
   std::string bytes;
 };
-
-// 64 bytes, a cache line and an AVX-512 register: what TVM's own tensors are aligned to.
-struct AlignedMemory {
-  void AllocData(DLTensor* tensor) {
-    if (posix_memalign(&tensor->data, 64, ffi::GetDataSize(*tensor)) != 0) throw std::bad_alloc();
-  }
-  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
-};
-
-inline ffi::Tensor make_input(const std::vector<int64_t>& shape) {
-  return ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::ShapeView(shape.data(), shape.size()),
-                                  DLDataType{kDLFloat, 32, 1}, DLDevice{kDLCPU, 0});
-}
 
 // Makes `threads` hold. TVM's own choices do not: it halves the CPU count, uses only the cores of the
 // highest clock, and binds to CPU 0, 1, ... whatever the process's CPU set is. Binding is off: the
@@ -51,16 +38,27 @@ inline int64_t start_threads(int64_t threads) {
 
 class Network {
  public:
-  Network(const std::string& path, const ffi::Tensor& input)
-      : vm_(get(ffi::Module::LoadFromFile(path), "vm_load_executable")().cast<ffi::Module>()) {
+  Network(const std::string& path, const Processor& processor, const ffi::Tensor& input)
+      : processor_(processor),
+        vm_(get(ffi::Module::LoadFromFile(path), "vm_load_executable")().cast<ffi::Module>()),
+        input_(input),
+        bound_(processor.is_cpu() ? input : processor.make_tensor(shape_of(input))) {
     constexpr int kPooledAllocator = 2;
-    get(vm_, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-    get(vm_, "save_function")("main", kBound, true, input);
+    DLDevice device = processor.device();
+    ffi::Function initialize = get(vm_, "vm_initialization");
+    if (processor.is_cpu()) {
+      initialize(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    } else {
+      initialize(static_cast<int>(device.device_type), device.device_id, kPooledAllocator,
+                 static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    }
+    get(vm_, "save_function")("main", kBound, true, bound_);
     run_ = get(vm_, kBound);
   }
 
   Output run(int64_t expected_bytes) const {
-    ffi::Any result = run_();
+    if (!processor_.is_cpu()) copy(input_, bound_);
+    ffi::Any result = to_cpu(run_());
     auto tensor = result.as<ffi::Tensor>();
     if (!tensor) throw Failure("the network gives " + result.GetTypeKey() + ", not one tensor");
     DLDataType dtype = tensor->dtype();
@@ -87,7 +85,7 @@ class Network {
     constexpr int kNumber = 1, kMinRepeatMs = 0, kZeroTimeLimit = 0, kCooldownMs = 0, kCooldownEvery = 1;
     ffi::Function evaluate =
         ffi::Function::GetGlobalRequired("runtime.RPCTimeEvaluator")(
-            vm_, kBound, static_cast<int>(kDLCPU), 0, kNumber, static_cast<int>(repeats), kMinRepeatMs,
+            vm_, kBound, static_cast<int>(processor_.device().device_type), 0, kNumber, static_cast<int>(repeats), kMinRepeatMs,
             kZeroTimeLimit, kCooldownMs, kCooldownEvery, static_cast<int>(flush_bytes), "")
             .cast<ffi::Function>();
     ffi::Bytes seconds = evaluate().cast<ffi::Bytes>();
@@ -113,7 +111,24 @@ class Network {
     return *function;
   }
 
+  static std::vector<int64_t> shape_of(const ffi::Tensor& tensor) {
+    auto shape = tensor.shape();
+    return {shape.begin(), shape.end()};
+  }
+
+  // What is no tensor of a GPU stays as it is: `run` says what is wrong with it.
+  ffi::Any to_cpu(ffi::Any result) const {
+    auto tensor = result.as<ffi::Tensor>();
+    if (processor_.is_cpu() || !tensor) return result;
+    ffi::Tensor copied = make_cpu_tensor(shape_of(*tensor));
+    copy(*tensor, copied);
+    return copied;
+  }
+
+  const Processor& processor_;
   ffi::Module vm_;
+  ffi::Tensor input_;  // of the CPU
+  ffi::Tensor bound_;
   ffi::Function run_;
 };
 

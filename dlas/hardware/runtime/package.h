@@ -35,7 +35,7 @@ class Package {
     if (expect("input.bin", bytes) != bytes) {
       throw Failure("tar: input.bin is shorter than the shape in job.txt");
     }
-    input_ = make_input(job_.shape);
+    input_ = make_cpu_tensor(job_.shape);
     left_ = job_.inputs;
   }
 

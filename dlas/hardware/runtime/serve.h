@@ -69,9 +69,10 @@ inline Answer work(const Settings& settings, char first, Report* report) {
   restrict_cpus(package.job().cpus);
   package.next_input();  // a single input, and with it the archive, is in before the network can do harm
   int64_t threads = start_threads(package.job().threads);
-  Network network(package.module(), package.input());
+  Processor processor(package.job());
+  Network network(package.module(), processor, package.input());
   package.remove_module();
-  return measure(network, &package, threads, wait_ns);
+  return measure(network, &package, threads, wait_ns, processor.about());
 }
 
 // Never returns: unloading the network could only crash.
