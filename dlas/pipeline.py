@@ -180,9 +180,11 @@ def build_sweep(planned: Sequence[Planned], settings: Settings, progress: Progre
 
 
 def build_image(target: Target, root: Path, base: str, say: Callable[[str], None]) -> str:
-    """Build the container image of a target and return a line that says which."""
-    from dlas.hardware import image
+    """Build a target's container image, or its runner where it has none; returns a line that says which."""
+    from dlas.hardware import image, runner
 
+    if target.image is None:
+        return f"{target.name} needs no image: its runner is {runner.build_runner(target, root, say).folder}"
     built = image.build_image(target, root, base, say)
     return f"{target.image_tag}: {built.id}" + (f", on the stand-in {built.base}" if built.stand_in else "")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
+from functools import partial
 
 from dlas.errors import SweepError
 from dlas.hardware import targets
@@ -52,17 +53,49 @@ class Rule:
     reason: str
 
 
+# On a GPU extents are static, and neighbouring threads read neighbouring inputs: rows of one length.
+_GPU_FORMATS = ("dense", "ell", "auto")
+FORMATS = {
+    "cpu": ("dense", "blocked", "csr", "csr_packed", "auto"),
+    "opencl": _GPU_FORMATS,
+    "cuda": _GPU_FORMATS,
+}
+
+
+def _lacks_format(processor: str, cell: Cell, target: Target) -> bool:
+    return target.processor == processor and cell.format not in FORMATS[processor]
+
+
 RULES = (
     Rule(
-        name="gpu_code",
+        name="gpu_numbers",
         forbids="build",
-        applies=lambda _, target: target.compiler.kind != "llvm",
-        reason="this version does not compile for {target.compiler.kind}",
+        applies=lambda cell, target: target.processor != "cpu" and cell.precision.startswith("int8"),
+        reason="{cell.precision} is not computed with {target.processor}",
+    ),
+    *(
+        Rule(
+            name=f"{processor}_formats",
+            forbids="build",
+            applies=partial(_lacks_format, processor),
+            reason=f"{{cell.format}} is no format with {processor}; choose one of {', '.join(formats)}",
+        )
+        for processor, formats in FORMATS.items()
+    ),
+    Rule(
+        name="gpu_search",
+        forbids="build",
+        applies=lambda cell, target: target.processor != "cpu" and cell.tuning == "tuned",
+        reason="no schedules are searched with {target.processor}",
     ),
     Rule(
         name="sparse_numbers",
         forbids="build",
-        applies=lambda cell, _: cell.format != "dense" and cell.precision != "fp32",
+        applies=lambda cell, target: (
+            cell.format != "dense"
+            and cell.precision != "fp32"
+            and (target.processor == "cpu" or cell.precision != "fp16")
+        ),
         reason="{cell.format} is computed in fp32 only, not in {cell.precision}",
     ),
     Rule(

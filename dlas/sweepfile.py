@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
     "dataset": tuple(DATASETS),
     "precision": ("fp32", "fp16", "int8", "int8_ort_default"),
-    "format": ("dense", "blocked", "csr", "csr_packed", "auto"),
+    "format": ("dense", "blocked", "csr", "csr_packed", "auto", "ell"),
     "algorithm": ("direct", "gemm", "spatial_pack"),
     "tuning": ("minimal", "scheduled", "tuned"),
 }

@@ -114,6 +114,9 @@ def tune(
     hosts: of the devices, as in `reach.Access`; one "" for the target's own. only: glob of workload ids.
     Raises UsageError, and what listing the workloads and `Search.run` raise.
     """
+    for each in planned:
+        if each.unbuildable:
+            raise UsageError(f"{each.cell.id}: {each.unbuildable}", "tune another one")
     cache.remove_leftovers(settings.root)
     target = planned[0].target
     places = _places(target, settings, hosts, progress)
@@ -169,8 +172,6 @@ def _workloads(
     shelf, names = Shelf(settings, lambda _: None), dict[str, None]()
     with Worker(progress.note) as worker:
         for each in planned:
-            if each.unbuildable:
-                raise UsageError(f"{each.cell.id}: {each.unbuildable}", "tune another one")
             trial = Trial(each, 0, settings, None, shelf.find(each.cell.dataset))
             if not trial.network.is_resolved:
                 raise UsageError(f"{each.cell.id}: {trial.network.compression}", "run its sweep first")

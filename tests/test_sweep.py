@@ -241,9 +241,28 @@ def test_a_board_out_of_reach_is_built_and_not_measured(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("hikey970_opencl", "opencl"), ("xavier_cuda", "cuda")])
-def test_gpus_are_not_built(path: Path, name: str, kind: str) -> None:
-    (planned,) = plan(path, toml(AXES), [targets.load(name)])
-    assert planned.unbuildable == planned.reason == f"this version does not compile for {kind}"
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        ({}, ""),
+        ({"precision": ["fp16"]}, ""),
+        ({"precision": ["fp16"], "format": ["ell"]}, ""),
+        ({"format": ["auto"]}, ""),
+        ({"tuning": ["minimal"]}, ""),
+        ({"precision": ["int8"]}, "int8 is not computed with KIND"),
+        ({"format": ["csr_packed"]}, "csr_packed is no format with KIND; choose one of dense, ell, auto"),
+        ({"format": ["blocked"]}, "blocked is no format with KIND; choose one of dense, ell, auto"),
+        ({"tuning": ["tuned"]}, "no schedules are searched with KIND"),
+    ],
+)
+def test_what_gpus_compute(path: Path, name: str, kind: str, axes: dict[str, list[str]], reason: str) -> None:
+    (planned,) = plan(path, toml({**AXES, **axes}), [targets.load(name)])
+    assert planned.reason == reason.replace("KIND", kind)
+
+
+def test_ell_is_of_gpus(path: Path) -> None:
+    (planned,) = plan(path, toml({**AXES, "format": ["ell"]}))
+    assert planned.reason == "ell is no format with cpu; choose one of dense, blocked, csr, csr_packed, auto"
 
 
 @pytest.mark.parametrize("format", ["csr", "csr_packed", "auto"])

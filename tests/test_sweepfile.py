@@ -269,7 +269,8 @@ def test_shipped_sweeps_load(name: str) -> None:
 TOP_KEYS = "description, axes, include, exclude, invalid, models, training, elbow, tuning"
 NETWORKS = "resnet18, mobilenetv1, mobilenetv2, vgg16, densenet161, efficientnetb0, resnet50"
 TARGETS = (
-    "hikey, hikey970_neon, hikey970_opencl, host, x86, x86_avx, xavier, xavier_cpu, xavier_cuda, xavier_neon"
+    "hikey, hikey970_neon, hikey970_opencl, host, opencl_pocl, pocl, x86, x86_avx, xavier, xavier_cpu, "
+    "xavier_cuda, xavier_neon"
 )
 AXES = "model, dataset, compression, precision, format, algorithm, tuning, target"
 

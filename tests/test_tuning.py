@@ -88,7 +88,7 @@ def test_devices_that_cannot_tune_are_refused(
         ({"model": "resnet19"}, "--model has unknown 'resnet19', allowed: .*; did you mean resnet18"),
         ({"algorithms": ["gem"]}, "--algorithm has unknown 'gem', allowed: .*; did you mean gemm"),
         ({"compression": "weigth90"}, "--compression: unknown compression 'weigth90'"),
-        ({"format": "ell"}, "--format has unknown 'ell', allowed: "),
+        ({"format": "elll"}, "--format has unknown 'elll', allowed: "),
         ({"model": "resnet50"}, "resnet50 has no definition for cifar10"),
         ({"sweep": "cifra"}, "unknown sweep 'cifra', .*; did you mean cifar"),
     ],
@@ -161,7 +161,8 @@ def test_records_are_listed_pruned_exported_and_imported(
         ("show_tuning", {"action": "list", "target": "x87"}, 2, "inv tuning: unknown target 'x87'"),
         ("tune", {"trials": 0}, 2, "inv tune: trials is 0; give 1 or more"),
         ("tune", {"target": "x87"}, 2, "inv tune: unknown target 'x87'"),
-        ("tune", {"target": "xavier"}, 2, "inv tune: xavier_cuda: "),
+        ("tune", {"target": "xavier"}, 2, "inv tune: cifar10/"),
+        ("tune", {"format": "ell"}, 2, "inv tune: cifar10/"),
         ("tune", {"model": "resnet19"}, 2, "inv tune: --model has unknown 'resnet19'"),
     ],
 )

@@ -91,6 +91,20 @@ def conv2d_blocked(x: Any, packed: Any, conv: Conv2d, tile: Tile) -> Any:
     return blocks.unpack(tiled, conv, tile, tile.lanes)
 
 
+def conv2d_tiles(x: Any, packed: Any, conv: Conv2d, tile: Tile) -> Any:
+    """x (N, CI, H, W), packed (CO, 1, KH, KW, 1) as by `blocks.pack_filter` with one lane. Gives NCHW.
+
+    A tile is a part of one channel's map: for devices whose threads each have one, and no vectors.
+    """
+    image = blocks.image(x, conv, tile)
+    (sh, sw), (dh, dw) = conv.stride, conv.dilation
+
+    def read(n: Any, y: Any, x_: Any, c: Any, h: Any, w: Any, kh: Any, kw: Any) -> Any:
+        return image(n, c, (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw)
+
+    return blocks.accumulate(read, packed, conv, tile, "depthwise")
+
+
 def pack_filter(weight: np.ndarray, block: int) -> np.ndarray:
     """(C, 1, KH, KW) to (C/block, KH, KW, block), for channels in blocks."""
     channels, _, KH, KW = weight.shape

@@ -15,7 +15,7 @@ from dlas.systems.artifact import hash_data, write_manifest
 from dlas.systems.autoschedule.workload import Choice
 from dlas.systems.export import export
 from dlas.systems.frontend import Imported
-from dlas.values import PACKAGES, Artifact, Cell, Contents, Target
+from dlas.values import Artifact, Cell, Contents, Target
 
 
 def build(
@@ -67,7 +67,7 @@ def build(
         layout=operators.layout,
         oracle_name=contents.oracle_name,
         calibration=contents.calibration,
-        versions={name: version(name) for name in PACKAGES},
+        versions={name: version(name) for name in target.packages},
         stage_seconds=seconds,
     )
     write_manifest(artifact, cell, target)

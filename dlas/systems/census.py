@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -131,7 +132,7 @@ def count_operators(
     """Count what the lowered functions compute, by their blocks and not by their names.
 
     wants_integers: a convolution of float32 is then not as asked. format: of the cell; auto is content with
-    dense and csr_packed, and of blocked a convolution that stays NCHW is not as asked.
+    dense, csr_packed and ell, and of blocked a convolution that stays NCHW is not as asked.
     """
     called = called_functions(mod)
     blocks_by_name = {name: convolution_blocks(mod[name]) for name in set(called)}
@@ -139,7 +140,7 @@ def count_operators(
     asked = {
         "dense": [algorithm],
         "blocked": [algorithm],
-        "auto": [algorithm, f"csr_packed_{algorithm}"],
+        "auto": [algorithm, f"csr_packed_{algorithm}", f"ell_{algorithm}"],
     }.get(format, [f"{format}_{algorithm}"])
     plain = [name for name in called if format == "blocked" and _gives_plain_maps(mod[name])]
     plain_kinds = [kind for name in plain for kind in blocks_by_name[name]]
@@ -166,7 +167,7 @@ def count_operators(
         depthwise=as_depthwise,
         integer=of_integers,
         fallbacks=tuple(reasons),
-        sparse=sum(kind.startswith("csr") for kind in kinds),
+        sparse=sum(kind.startswith(("csr", "ell")) for kind in kinds),
     )
 
 
@@ -181,4 +182,6 @@ def _gives_plain_maps(func: tirx.PrimFunc) -> bool:
 def convolution_blocks(func: tirx.PrimFunc) -> list[str]:
     """The names of a function's blocks that sum a convolution: direct, csr_gemm, depthwise and the like."""
     sch = s_tir.Schedule(tvm.IRModule({"main": func}))
-    return [roles.name(sch, block) for block in roles.find(sch, *roles.CONVOLUTION_ROLES)]
+    names = [roles.name(sch, block) for block in roles.find(sch, *roles.CONVOLUTION_ROLES)]
+    # A convolution in ELL has a block for each of its buckets, numbered.
+    return [name.removesuffix("_0") for name in names if not re.fullmatch(r"ell_.*_[1-9]\d*", name)]

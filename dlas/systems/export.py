@@ -15,12 +15,11 @@ from tvm.support.cc import create_shared
 
 from dlas import cache
 from dlas.errors import BuildError
+from dlas.systems import codegen
+from dlas.systems.device_code import finished
 from dlas.values import Compiler
 
 KEEP_LOOPS = "keep_loops"  # attribute of modules whose loops are to stay, on whatever processor
-# LLVM's own unrolling of a filter's loops keeps inputs of several taps at once, more than 32 registers hold:
-# up to 105 accesses of the stack beside 144 multiply-adds. What is to be unrolled, the schedules unroll.
-_KEEP_LOOPS = ("-unroll-threshold:uint=0", "-unroll-threshold-aggressive:uint=0")
 
 
 def export(lowered: tvm.IRModule, compiler: Compiler, path: Path) -> dict[str, float]:
@@ -41,13 +40,15 @@ def export(lowered: tvm.IRModule, compiler: Compiler, path: Path) -> dict[str, f
             linking = time.monotonic()
             create_shared(str(path), objects, cc=compiler.cxx)
             return {"compile": linking - started, "link": time.monotonic() - linking}
+    except BuildError:
+        raise
     except Exception as error:  # code generation and the linker raise many kinds, none of them ours
         words = " ".join(str(error).split())
         full = os.strerror(errno.ENOSPC)
         if full in words:  # the linker's words, with or without an OSError around them
             raise cache.storage_error(path.parent.parent, OSError(errno.ENOSPC, full)) from error
         raise BuildError(
-            f"compiling for {compiler.mcpu} failed: {words[:300]}", "see the cell's log"
+            f"compiling for {compiler.gpu_arch or compiler.mcpu} failed: {words[:300]}", "see the cell's log"
         ) from error
 
 
@@ -57,20 +58,11 @@ def generate(lowered: tvm.IRModule, compiler: Compiler) -> Any:
     The functions do not check their arguments, for main makes them, and checks type and shape of its own. In
     DenseNet161 the checks were four fifths of the code, and took two thirds of the time to compile it.
     """
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
-        return tvm.compile(lowered, llvm_target(compiler, KEEP_LOOPS in (lowered.attrs or {})))
-
-
-def llvm_target(compiler: Compiler, keeps_loops: bool = False) -> tvm.target.Target:
-    """The TVM target of a CPU; on Arm, LLVM keeps all loops."""
-    description: dict[str, object] = {"kind": compiler.kind, "mcpu": compiler.mcpu}
-    if compiler.mtriple:
-        description["mtriple"] = compiler.mtriple
-    if compiler.mattr:
-        description["mattr"] = list(compiler.mattr)
-    if compiler.kind == "llvm" and (compiler.arch == "aarch64" or keeps_loops):
-        description["cl-opt"] = list(_KEEP_LOOPS)
-    return tvm.target.Target(description)
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}), finished(compiler):
+        if compiler.kind != "llvm":
+            # TVM cannot know that what it indexes fits, and would compute all in 64 bits.
+            lowered = tvm.tirx.transform.ForceNarrowIndexToInt32()(lowered)
+        return tvm.compile(lowered, codegen.of(compiler, KEEP_LOOPS in (lowered.attrs or {})))
 
 
 def first_line(error: Exception) -> str:

@@ -9,16 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from tvm import te, tirx
 
-from dlas.algorithms import blocks, depthwise, direct, gemm, spatial_pack
+from dlas.algorithms import blocks, depthwise, direct, ell, gemm, spatial_pack
 from dlas.algorithms.convolution import Tile
+from dlas.algorithms.csr import pack_csr
 from dlas.algorithms.runs import RunTile
 from dlas.algorithms.sparse import SparseTile
-from dlas.systems import sparse, tiles
+from dlas.systems import codegen, sparse, tiles
 from dlas.systems.autoschedule.workload import Workload
 from dlas.values import Compiler
 
 ALGORITHMS: Mapping[str, ModuleType] = {"direct": direct, "gemm": gemm, "spatial_pack": spatial_pack}
 DEPTHWISE = "depthwise"  # the algorithm of a workload where each output channel reads one input channel
+ELL_TILE = (8, 16)  # rows and columns that spatial pack packs together: as many as a block has threads
+ELL_BUCKETS = 3  # more of them cut little off what fills rows up, and each is a kernel
 OUT_ELEMENTWISE_FUSABLE = 4  # kOutEWiseFusable of tvm/relax/op_attr_types.h
 
 
@@ -39,6 +42,8 @@ def make(
     extents: of the tile, by name; without them it is chosen here.
     """
     conv, format = workload.conv, workload.format
+    if compiler.kind != "llvm":
+        return _on_gpu(weight, workload, compiler)
     if format == "blocked":
         return _blocked(weight, workload, compiler, extents)
     shape = (conv.N, conv.CO, conv.OH, conv.OW)
@@ -80,6 +85,34 @@ def _blocked(
     packed = blocks.pack_filter(weight, conv, tile.lanes, block if len(x) > blocks.NCHW_AXES else 0)
     function = _function(ALGORITHMS[workload.algorithm].conv2d, x, packed, conv, tile, block)
     return Kernel(function, (packed,), f"conv2d_{workload.algorithm}", shape)
+
+
+def _on_gpu(weight: np.ndarray, workload: Workload, compiler: Compiler) -> Kernel:
+    conv = workload.conv
+    if workload.format == "ell" and not conv.depthwise:
+        return _in_ell(weight, workload)
+    tile, shape, x = (
+        tiles.choose_gpu(conv, codegen.threads(compiler)),
+        (conv.N, conv.CO, conv.OH, conv.OW),
+        (conv.N, conv.CI, conv.H, conv.W),
+    )
+    packed = blocks.pack_filter(weight, conv, tile.lanes)
+    name = DEPTHWISE if conv.depthwise else workload.algorithm
+    conv2d = depthwise.conv2d_tiles if conv.depthwise else ALGORITHMS[workload.algorithm].conv2d
+    return Kernel(_function(conv2d, x, packed, conv, tile), (packed,), f"conv2d_{name}", shape)
+
+
+def _in_ell(weight: np.ndarray, workload: Workload) -> Kernel:
+    conv, algorithm = workload.conv, workload.algorithm
+    tile = (
+        RunTile(min(ELL_TILE[0], conv.OH), min(ELL_TILE[1], conv.OW), 1)
+        if algorithm == "spatial_pack"
+        else None
+    )
+    packed = ell.pack_ell(pack_csr(weight), ELL_BUCKETS)
+    shape = (conv.N, conv.CO, conv.OH, conv.OW)
+    function = ell.conv2d(packed, conv, algorithm, tile)
+    return Kernel(function, ell.arrays(packed, conv, algorithm, tile), f"conv2d_ell_{algorithm}", shape)
 
 
 def _function(

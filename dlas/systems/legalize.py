@@ -71,7 +71,12 @@ def workload_of(call: relax.Call, algorithm: str, format: str, compiler: Compile
     if conv.depthwise:
         return Workload(conv, DEPTHWISE, "dense")
     if format == "auto":
-        format = sparse.choose_format(weight, conv, compiler, algorithm)
+        is_gpu = compiler.kind != "llvm"
+        format = (
+            sparse.choose_gpu_format(weight)
+            if is_gpu
+            else sparse.choose_format(weight, conv, compiler, algorithm)
+        )
     if format in ("dense", "blocked"):  # blocks do not pay where a map is a single place
         return Workload(conv, algorithm, "dense")
     zeros = 1 - np.count_nonzero(weight) / weight.size

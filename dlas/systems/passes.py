@@ -17,7 +17,7 @@ from dlas.systems.autoschedule.workload import Choice, Workload
 from dlas.systems.census import Operators
 from dlas.systems.export import KEEP_LOOPS, first_line
 from dlas.systems.kernels import ALGORITHMS
-from dlas.systems.schedules import dense, fetch, integer, minimal, roles, scheduled
+from dlas.systems.schedules import dense, fetch, gpu, integer, minimal, roles, scheduled
 from dlas.systems.schedules import depthwise as depthwise_schedule
 from dlas.systems.schedules import sparse as sparse_schedule
 from dlas.values import Compiler
@@ -67,6 +67,11 @@ SCHEDULES: Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]] = {
 }
 
 
+def schedules(compiler: Compiler) -> Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]]:
+    """By the name of a cell's tuning."""
+    return SCHEDULES if compiler.kind == "llvm" else gpu.SCHEDULES
+
+
 def lower(
     mod: tvm.IRModule,
     algorithm: str,
@@ -78,10 +83,11 @@ def lower(
 ) -> tuple[tvm.IRModule, Operators]:
     """Lower a Relax module to scheduled functions.
 
-    precision is a key of ARITHMETIC, format one of `sparse.FORMATS`, dense where precision is not fp32; mod
-    is as from `frontend.to_relax`, or for int8 from `quantized.import_quantized`. choices: by workload, what
-    a search chose, where schedule is TUNED; other convolutions have the hand schedule. Raises ScheduleError
-    rather than leave a function unscheduled, and ModelError for a weight that the precision cannot hold.
+    precision is a key of ARITHMETIC, format one of `sparse.FORMATS`, dense where precision is not fp32, or
+    fp16 on a GPU; mod is as from `frontend.to_relax`, or for int8 from `quantized.import_quantized`. choices:
+    by workload, what a search chose, where schedule is TUNED; other convolutions have the hand schedule.
+    Raises ScheduleError rather than leave a function unscheduled, and ModelError for a weight that the
+    precision cannot hold.
     """
     chosen = choices if choices and schedule == TUNED else {}
     if precision not in ARITHMETIC:
@@ -90,7 +96,7 @@ def lower(
         raise UsageError(f"unknown algorithm {algorithm!r}", f"choose one of {', '.join(ALGORITHMS)}")
     if format not in sparse.FORMATS:
         raise UsageError(f"unknown format {format!r}", f"choose one of {', '.join(sparse.FORMATS)}")
-    if format != "dense" and precision != "fp32":
+    if format != "dense" and precision != "fp32" and (compiler.kind == "llvm" or precision != "fp16"):
         raise UsageError(f"{format} kernels compute float32, not {precision}", "choose fp32, or dense")
     convolutions, sparsity, layout = census.find_convolutions(mod), census.measure_sparsity(mod), "nchw"
     parameters, _ = census.count_constants(mod)
@@ -164,7 +170,7 @@ def schedule_functions(mod: tvm.IRModule, name: str, compiler: Compiler) -> tvm.
     """Apply one schedule to every PrimFunc of the module."""
     if name not in (*SCHEDULES, TUNED):
         raise UsageError(f"unknown schedule {name!r}", f"choose one of {', '.join((*SCHEDULES, TUNED))}")
-    schedule = SCHEDULES.get(name, schedule_function)
+    schedule = schedules(compiler).get(name, schedule_function)
     result = mod.clone()
     for variable, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc):

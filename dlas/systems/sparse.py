@@ -15,7 +15,7 @@ from dlas.algorithms.sparse import SparseTile
 from dlas.systems import tiles
 from dlas.values import Compiler, Csr
 
-FORMATS = ("dense", "blocked", "csr", "csr_packed", "auto")
+FORMATS = ("dense", "blocked", "csr", "csr_packed", "auto", "ell")
 CACHE_BYTES = 24 * 1024  # of the 32 KiB or more that every core has as its first cache
 CHAINS_VECTORS = 8  # a multiply-add takes four cycles, and two start in each
 MAX_CHAINS = 4
@@ -31,6 +31,9 @@ COPY_CYCLES = 1.5
 CACHE_MISS_FACTOR = 1.4
 DENSE_VECTOR_CYCLES = 0.6
 MARGIN = 0.85
+ELL_LEAST_ZEROS = (
+    0.8  # of a filter's weights; chosen, not measured: a multiply-add of ELL reads three numbers, not two
+)
 
 
 def choose_tile(
@@ -100,6 +103,11 @@ def choose_format(weight: np.ndarray, conv: Conv2d, compiler: Compiler, algorith
     tile = choose_tile(conv, compiler, algorithm, nonzeros, is_packed=True)
     limit = MARGIN * estimate_dense_cycles(conv, compiler)
     return "csr_packed" if estimate_cycles(conv, tile, algorithm, nonzeros) < limit else "dense"
+
+
+def choose_gpu_format(weight: np.ndarray) -> str:
+    """ell where enough of the weights are zero, else dense: no GPU's time is estimated."""
+    return "ell" if 1 - np.count_nonzero(weight) / weight.size >= ELL_LEAST_ZEROS else "dense"
 
 
 def estimate_dense_cycles(conv: Conv2d, compiler: Compiler) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 
 from dlas.algorithms import blocks, runs
-from dlas.algorithms.convolution import Conv2d, Tile, ceil_div
+from dlas.algorithms.blocks import FLOAT32_BYTES
+from dlas.algorithms.convolution import Conv2d, Tile, ceil_div, in_extent
 from dlas.algorithms.integer import Dot
 from dlas.algorithms.runs import RunTile
 from dlas.values import Compiler
@@ -17,6 +19,14 @@ MAX_ROWS = 4  # of a tile: what lies below each other is read from lines of its 
 L1_BYTES = 24 * 1024  # of a filter, beside what it is multiplied with
 L2_BYTES_PER_CYCLE = 17.0  # of a filter that comes from there anew for each tile; fitted on a Zen 3
 LOADS_PER_CYCLE = 1.7
+GPU_THREADS = 4096  # of all blocks: eight for each core of a Xavier's GPU
+GPU_COLUMNS = 32  # of a tile: neighbouring threads read neighbouring inputs
+GPU_LANES = (64, 32, 16, 8, 4, 2, 1)
+GPU_ROWS = (16, 8, 4, 2, 1)
+GPU_VECTORS = (4, 2, 1)  # of a filter's lanes, each thread's
+GPU_SUMS = 32  # of a thread, in registers
+GPU_BYTES = 24 * 1024  # of a block's shared memory, 48 KiB where it is any good: two blocks fit
+GPU_MEMORY = 4.0  # times as dear as what is loaded by a thread from nearby: what its block loads from afar
 
 
 def choose(conv: Conv2d, compiler: Compiler) -> Tile:
@@ -119,6 +129,59 @@ def _score(tile: Tile, conv: Conv2d, compiler: Compiler) -> float:
     useful = conv.CO * conv.OH * conv.OW / (count_vectors(tile, conv, compiler) * compiler.vector_lanes)
     in_tile = _vectors(tile.lanes, compiler.vector_lanes) * tile.height * tile.width
     return useful * (1 - 0.5 / in_tile)
+
+
+def choose_gpu(conv: Conv2d, most_threads: int) -> Tile:
+    """What a block of a GPU's threads computes, by `gpu_cost`. most_threads: as in `gpu_share`."""
+    width = ceil_div(conv.OW, ceil_div(conv.OW, GPU_COLUMNS))
+    lanes = [n for n in GPU_LANES if n == 1 or (n < 2 * conv.CO and (conv.groups == 1 or conv.OG % n == 0))]
+    candidates = [
+        Tile(n, height, width)
+        for n in ([1] if conv.depthwise else lanes)
+        for height in GPU_ROWS
+        if height < 2 * conv.OH
+    ]
+    return min(candidates, key=lambda tile: gpu_cost(tile, conv, most_threads))
+
+
+def gpu_share(height: int, width: int, lanes: int, most_threads: int) -> tuple[int, int]:
+    """How many channels and rows of a tile one thread computes, of one column, so that threads are enough.
+
+    >>> gpu_share(height=4, width=32, lanes=16, most_threads=256)
+    (4, 2)
+    """
+    channels = gpu_channels(lanes)
+    others = lanes // channels * width
+    rows = next(n for n in range(1, height + 1) if height % n == 0 and height // n * others <= most_threads)
+    return channels, rows
+
+
+def gpu_cost(tile: Tile, conv: Conv2d, most_threads: int) -> float:
+    """What is loaded for each multiply-add, in numbers, and more where threads are too few to hide it.
+
+    Chosen, not fitted: no GPU was measured. Infinite where a tile does not fit the registers, the threads or,
+    with one input channel, the shared memory.
+    """
+    if tile.lanes // gpu_channels(tile.lanes) * tile.width > most_threads:
+        return float("inf")
+    channels, rows = gpu_share(tile.height, tile.width, tile.lanes, most_threads)
+    down, across = ceil_div(conv.OH, tile.height), ceil_div(conv.OW, tile.width)
+    outputs = ceil_div(conv.CO, tile.lanes) * tile.lanes * down * tile.height * across * tile.width
+    image = prod(map(in_extent, (tile.height, tile.width), (conv.KH, conv.KW), conv.stride, conv.dilation))
+    taps = conv.KH * conv.KW
+    of_channel = FLOAT32_BYTES * (tile.lanes * taps + max(image, taps * tile.height * tile.width))
+    is_smallest = tile.lanes * tile.height == 1
+    if channels * rows > GPU_SUMS or (of_channel > GPU_BYTES and not is_smallest):
+        return float("inf")
+    of_thread = 1 / channels + 1 / rows
+    of_block = GPU_MEMORY * (1 / tile.lanes + 1 / (tile.height * tile.width))
+    waste = outputs / (conv.CO * conv.OH * conv.OW)
+    return waste * (1 + of_thread + of_block) * max(1.0, GPU_THREADS * channels * rows / outputs)
+
+
+def gpu_channels(lanes: int) -> int:
+    """Of a tile's, those that one thread computes."""
+    return next(n for n in GPU_VECTORS if lanes % n == 0)
 
 
 def choose_depthwise(conv: Conv2d, compiler: Compiler) -> RunTile:

@@ -19,7 +19,7 @@ from dlas.algorithms.csr import pack_csr
 from dlas.algorithms.ell import Ell, check_ell, cut_lengths, pack_ell, unpack_ell
 from dlas.algorithms.runs import RunTile
 from dlas.errors import ModelError
-from dlas.systems.export import llvm_target
+from dlas.systems.codegen import llvm_target
 from tests.algorithms.test_convolutions import SHAPES, assert_close, operands
 from tests.systems.lowering import AVX2
 

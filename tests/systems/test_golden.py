@@ -1,4 +1,4 @@
-"""The lowered code of each algorithm for each CPU target, as files that a reviewer can read.
+"""The lowered code of each algorithm for each target, as files that a reviewer can read.
 
 `pytest tests/systems/test_golden.py --update-golden` writes them anew after a wanted change.
 """
@@ -12,8 +12,9 @@ import pytest
 import tvm
 
 from dlas.algorithms.convolution import Conv2d
-from dlas.systems import census, passes
-from dlas.systems.export import llvm_target
+from dlas.hardware import targets
+from dlas.systems import census, codegen, passes
+from dlas.systems.codegen import llvm_target
 from dlas.systems.schedules import roles
 from dlas.values import Compiler
 from tests.systems.lowering import AVX512, NEON, relax_conv2d
@@ -25,6 +26,7 @@ DEPTHWISE = Conv2d(1, 6, 9, 9, 6, 3, 3, padding=(1, 1, 1, 1), groups=6)
 
 
 BLOCKED = Conv2d(1, 16, 9, 9, 32, 3, 3, stride=(2, 2), padding=(1, 1, 1, 1))
+GPUS = {name: targets.load(name).compiler for name in ("hikey970_opencl", "xavier_cuda")}
 SPARSE = [f"{format}_{algorithm}" for format in ("csr", "csr_packed") for algorithm in passes.ALGORITHMS]
 
 
@@ -33,10 +35,10 @@ def lowered(
 ) -> tvm.IRModule:
     """A convolution with bias and ReLU. In a sparse format, three of four weights are zero."""
     weight = np.ones((conv.CO, conv.CG, conv.KH, conv.KW), "float32")
-    if format.startswith("csr"):
+    if format != "dense" and format != "blocked":
         weight.reshape(-1)[np.arange(weight.size) % 4 != 0] = 0
     mod = relax_conv2d(conv, weight, "bias and relu")
-    with llvm_target(compiler):
+    with codegen.of(compiler):
         return passes.lower(mod, algorithm, schedule, compiler, format=format)[0]
 
 
@@ -60,13 +62,44 @@ def test_lowered_code_is_the_golden_one(
     algorithm: str, schedule: str, target: str, request: pytest.FixtureRequest
 ) -> None:
     conv = {"depthwise": DEPTHWISE, "blocked_direct": BLOCKED}.get(algorithm, PLAIN)
+    compare(conv, algorithm, schedule, target, COMPILERS[target], request)
+
+
+@pytest.mark.parametrize("target", GPUS)
+@pytest.mark.parametrize("schedule", passes.SCHEDULES)
+@pytest.mark.parametrize(
+    "algorithm", [*passes.ALGORITHMS, *(f"ell_{name}" for name in passes.ALGORITHMS), "depthwise"]
+)
+def test_lowered_code_of_a_gpu_is_the_golden_one(
+    algorithm: str, schedule: str, target: str, request: pytest.FixtureRequest
+) -> None:
+    conv = DEPTHWISE if algorithm == "depthwise" else PLAIN
+    compare(conv, algorithm, schedule, target, GPUS[target], request)
+
+
+def compare(
+    conv: Conv2d,
+    algorithm: str,
+    schedule: str,
+    target: str,
+    compiler: Compiler,
+    request: pytest.FixtureRequest,
+) -> None:
     asked, format = ("direct", "dense") if algorithm == "depthwise" else split_kernel(algorithm)
-    script = kernel(lowered(conv, asked, schedule, COMPILERS[target], format), asked).script() + "\n"
+    script = kernel(lowered(conv, asked, schedule, compiler, format), asked).script() + "\n"
     path = GOLDEN / target / f"{algorithm}_{schedule}.py.txt"
     if request.config.getoption("--update-golden"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script)
     assert path.read_text() == script, f"{path} differs; if that is wanted, run pytest with --update-golden"
+
+
+def test_only_a_xavier_stages_in_shared_memory() -> None:
+    for name, compiler in GPUS.items():
+        for algorithm in passes.ALGORITHMS:
+            script = kernel(lowered(PLAIN, algorithm, "scheduled", compiler), algorithm).script()
+            assert script.count('scope="shared"') == (2 if name == "xavier_cuda" else 0)
+            assert script.count('scope="local"') >= 1
 
 
 def shapes(func: tvm.tirx.PrimFunc) -> dict[str, list[int]]:

@@ -18,8 +18,9 @@ from dlas.algorithms.runs import RunTile
 from dlas.algorithms.sparse import SparseTile
 from dlas.errors import BuildError, ScheduleError
 from dlas.hardware import targets
+from dlas.systems import codegen
 from dlas.systems.autoschedule import gpu
-from dlas.systems.export import llvm_target
+from dlas.systems.codegen import llvm_target
 from tests.algorithms.test_convolutions import assert_close
 from tests.systems.lowering import AVX2
 
@@ -30,7 +31,7 @@ TILES = {"direct": None, "gemm": None, "spatial_pack": RunTile(4, 4, 1)}
 
 
 def target(name: str) -> tvm.target.Target:
-    return gpu.gpu_target(targets.load(name).compiler)
+    return codegen.gpu_target(targets.load(name).compiler)
 
 
 @cache
@@ -169,7 +170,7 @@ def test_loops_over_indptr_have_no_candidate() -> None:
 
 def test_what_is_no_gpu_or_has_no_threads_is_refused() -> None:
     with pytest.raises(ScheduleError, match="llvm compiles for no GPU"):
-        gpu.gpu_target(AVX2)
+        codegen.gpu_target(AVX2)
     packed, _ = pruned(SMALL, 1)
     unscheduled = tvm.IRModule({"main": ell.conv2d(packed, SMALL, "direct")})
     with pytest.raises(BuildError, match="nothing is bound to threads"):

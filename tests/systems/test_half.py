@@ -21,7 +21,8 @@ from tvm import relax, s_tir
 from dlas.algorithms.convolution import Conv2d
 from dlas.errors import ModelError
 from dlas.systems import census, passes
-from dlas.systems.export import export, generate, llvm_target
+from dlas.systems.codegen import llvm_target
+from dlas.systems.export import export, generate
 from dlas.systems.frontend import to_relax
 from dlas.systems.schedules import roles
 from dlas.values import Compiler

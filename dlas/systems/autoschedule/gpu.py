@@ -8,7 +8,6 @@ is valid. Here the threads are drawn first, and a tile is what one of them compu
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,13 +19,9 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 
 from dlas.errors import BuildError, ScheduleError
 from dlas.systems.autoschedule.context import Context, to_module
-from dlas.systems.export import first_line, llvm_target
+from dlas.systems.export import first_line
 from dlas.systems.schedules import roles
-from dlas.values import Compiler
 
-# Threads of a block, at most; threads that go in step; bytes of shared memory. Those of CUDA are every GPU's,
-# those of OpenCL what a small one is sure to have with as many registers as a tile takes.
-LIMITS = {"cuda": (1024, 32, 48 * 1024), "opencl": (128, 4, 16 * 1024)}
 MOST_THREADS = 512  # of CUDA's 1024, so that each has 128 registers
 COPY_THREADS = (32, 64, 128, 256)
 MOST_ROWS = 8  # of outputs of a thread
@@ -36,23 +31,6 @@ UNROLLED_STEPS = (0, 16, 64, 256)
 MANY = 16  # times as many outputs as threads go in step: then fewer threads than that are not even tried
 DRAWS = 50  # for one valid candidate
 BATCHES = 8  # at most, each of as many candidates as are wanted
-
-
-def gpu_target(compiler: Compiler) -> tvm.target.Target:
-    """The TVM target of a GPU, with that of its host. Raises ScheduleError for a compiler of no GPU."""
-    if compiler.kind not in LIMITS:
-        raise ScheduleError(f"{compiler.kind} compiles for no GPU", f"choose {' or '.join(LIMITS)}")
-    threads, warp, shared = LIMITS[compiler.kind]
-    description: dict[str, object] = {
-        "kind": compiler.kind,
-        "max_threads_per_block": threads,
-        "max_num_threads": threads,
-        "thread_warp_size": warp,
-        "max_shared_memory_per_block": shared,
-    }
-    if compiler.kind == "cuda":
-        description["arch"] = compiler.gpu_arch
-    return tvm.target.Target(description, host=llvm_target(replace(compiler, kind="llvm")))
 
 
 def space(target: tvm.target.Target) -> ScheduleFn:

@@ -24,7 +24,7 @@ from tvm.s_tir.meta_schedule.space_generator import ScheduleFn
 from dlas.systems.autoschedule import candidate, space
 from dlas.systems.autoschedule.context import Context, to_module
 from dlas.systems.autoschedule.workload import Choice, Workload
-from dlas.systems.export import llvm_target
+from dlas.systems.codegen import llvm_target
 from dlas.values import Compiler
 
 ROUND = 16  # trials after which half of the structures are left
