@@ -15,6 +15,7 @@ from dlas.values import Compiler
 
 # TVM declares all kernels of a network before each of them. None calls another.
 _DECLARATION = re.compile(r"^__kernel void [^{};]*\);\n", re.MULTILINE)
+_BOUNDS = re.compile(r"__launch_bounds__\((\d+)\)")
 _HALF_GUARD = re.compile(r"^#ifdef cl_khr_fp16\n.*?^#endif\n", re.MULTILINE | re.DOTALL)
 _HALF_POINTER = re.compile(r"\bhalf\* restrict (\w+)")
 _HALF_ARRAY = re.compile(r"\bhalf (\w+)\[")
@@ -40,7 +41,9 @@ def finished(compiler: Compiler) -> Iterator[None]:
 
     callbacks = {
         "tvm_callback_opencl_postproc": kept(finish_opencl),
-        "tvm_callback_cuda_postproc": kept(lambda source: compile_cuda(source, compiler.gpu_arch).code),
+        "tvm_callback_cuda_postproc": kept(
+            lambda source: compile_cuda(finish_cuda(source), compiler.gpu_arch).code
+        ),
     }
     for name, callback in callbacks.items():
         tvm_ffi.register_global_func(name, callback, override=True)
@@ -53,6 +56,15 @@ def finished(compiler: Compiler) -> Iterator[None]:
     finally:
         for name in callbacks:
             tvm_ffi.registry.remove_global_func(name)
+
+
+def finish_cuda(source: str) -> str:
+    """CUDA C++ whose kernels may have all registers: else the assembler spills some, to have more blocks.
+
+    >>> finish_cuda("void __launch_bounds__(224) f()")
+    'void __launch_bounds__(224, 1) f()'
+    """
+    return _BOUNDS.sub(r"__launch_bounds__(\1, 1)", source)
 
 
 def finish_opencl(source: str) -> str:

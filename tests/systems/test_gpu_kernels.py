@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dlas.algorithms.convolution import Conv2d
 from dlas.errors import BuildError
 from dlas.hardware import targets
 from dlas.hardware.device import LocalDevice
-from dlas.systems import device_code, passes
+from dlas.systems import cubin, device_code, passes
 from dlas.systems.export import export, generate
 from dlas.systems.schedules import gpu, roles
 from dlas.values import Job
@@ -145,6 +146,35 @@ def test_large_filters_fit_the_shared_memory(conv: Conv2d, algorithm: str) -> No
     lowered, found = passes.lower(mod, algorithm, "scheduled", XAVIER.compiler)
     generate(lowered, XAVIER.compiler)
     assert found.as_asked == 1
+
+
+LAYERS = [
+    Conv2d(1, 3, 224, 224, 64, 7, 7, stride=(2, 2), padding=(3, 3, 3, 3)),
+    Conv2d(1, 64, 56, 56, 64, 3, 3, padding=SAME),
+    Conv2d(1, 256, 56, 56, 64, 1, 1),
+    Conv2d(1, 256, 56, 56, 128, 1, 1),
+    Conv2d(1, 128, 56, 56, 128, 3, 3, stride=(2, 2), padding=SAME),
+    Conv2d(1, 96, 56, 56, 24, 1, 1),
+    Conv2d(1, 512, 7, 7, 2048, 1, 1),
+]
+
+
+@pytest.mark.parametrize("algorithm", passes.ALGORITHMS)
+def test_no_kernel_of_a_large_map_spills(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def compile_cuda(source: str, arch: str) -> cubin.Cubin:
+        compiled = cubin.compile_cuda(source, arch)
+        made.append(compiled.log)
+        return compiled
+
+    monkeypatch.setattr(device_code, "compile_cuda", compile_cuda)
+    for conv in LAYERS:
+        mod = relax_conv2d(conv, np.ones((conv.CO, conv.CG, conv.KH, conv.KW), "float32"), "bias and relu")
+        generate(passes.lower(mod, algorithm, "scheduled", XAVIER.compiler)[0], XAVIER.compiler)
+    assert len(made) == len(LAYERS)
+    for conv, log in zip(LAYERS, made, strict=True):
+        assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}, conv
 
 
 def test_what_does_not_compile_is_said_by_its_compiler(
