@@ -155,8 +155,11 @@ def _section(rows: Sequence[Row], width: int | None) -> str:
     row = rows[0]
     title = f"{row.target}, no device"
     if row.device:
-        place = f"{row.device_model or 'device'} ({row.device[:12]})"
+        gpu = next((each.gpu for each in rows if each.gpu), "")
+        place = f"{gpu or row.device_model or 'device'} ({row.device[:12]})"
         title = f"{row.target} on {place}, {row.runner} runner, {_count(row.threads, 'thread')}"
+        if row.timer == "events":
+            title += ", timed by its driver's events"
     timed = [row for row in rows if _is_timed(row)]
     others = [row for row in rows if not _is_timed(row)]
     others.sort(key=lambda row: (row.cell, row.replicate))

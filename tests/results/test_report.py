@@ -101,6 +101,15 @@ def test_places_do_not_compete(make_row: MakeRow, place: dict[str, object]) -> N
     assert text.count("1.00x") == 2
 
 
+def test_a_gpu_is_named_with_its_timer(make_row: MakeRow) -> None:
+    failed = make_row(status="failed", cell=OTHER_MODEL, timer="events")
+    text = render([make_row(gpu="CUDA, Xavier, sm_72, driver for CUDA 11.4", timer="events"), failed])
+    assert text.splitlines()[0] == (
+        "x86_avx on CUDA, Xavier, sm_72, driver for CUDA 11.4 (3f2a3f2a3f2a), local runner, 2 threads, "
+        "timed by its driver's events"
+    )
+
+
 def test_replicates_share_a_line_and_five_make_an_interval(make_row: MakeRow) -> None:
     rows = [make_row(replicate=i, samples=around((10 + i) * 1_000_000)) for i in range(5)]
     few, many = render(rows[:4]), render(rows)
