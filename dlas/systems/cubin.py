@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterable
+import locale
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,7 +64,8 @@ def compile_cuda(source: str, arch: str) -> Cubin:
     try:
         include = f"--include-path={_wheel('cuda_runtime') / 'include'}"
         options = (f"--gpu-architecture={arch}", include, *_OPTIONS)
-        code = nvrtc.nvrtcCompileProgram(program, len(options), _strings(options))
+        with _kept_locale():
+            code = nvrtc.nvrtcCompileProgram(program, len(options), _strings(options))
         log = _read(nvrtc, program, "ProgramLog").decode(errors="replace").rstrip("\0\n")
         if code != 0:
             wrong = [line for line in log.splitlines() if "error" in line] or [f"code {code}"]
@@ -70,6 +73,16 @@ def compile_cuda(source: str, arch: str) -> Cubin:
         return Cubin(_read(nvrtc, program, "CUBIN"), log)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextmanager
+def _kept_locale() -> Iterator[None]:
+    """NVRTC sets the process's locale to C, in which Python reads no text but ASCII, and leaves it so."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _strings(texts: Iterable[str]) -> ctypes.Array[ctypes.c_char_p]:

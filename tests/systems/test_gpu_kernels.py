@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,6 +176,13 @@ def test_no_kernel_of_a_large_map_spills(algorithm: str, monkeypatch: pytest.Mon
     assert len(made) == len(LAYERS)
     for conv, log in zip(LAYERS, made, strict=True):
         assert set(re.findall(r"(\d+) bytes spill", log)) == {"0"}, conv
+
+
+def test_compiling_for_cuda_leaves_the_locale() -> None:
+    before = locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    cubin.compile_cuda('extern "C" __global__ void f(float* x) { x[0] = 1; }', "sm_72")
+    after = locale.setlocale(locale.LC_ALL)
+    assert after == before
 
 
 def test_what_does_not_compile_is_said_by_its_compiler(
