@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import locale
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,12 +76,14 @@ def compile_cuda(source: str, arch: str) -> Cubin:
 
 @contextmanager
 def _kept_locale() -> Iterator[None]:
-    """NVRTC sets the process's locale to C, in which Python reads no text but ASCII, and leaves it so."""
-    before = locale.setlocale(locale.LC_ALL)
+    """NVRTC gives its thread the locale C, in which Python reads no text but ASCII, and leaves it so."""
+    libc = ctypes.CDLL(None)
+    libc.uselocale.restype, libc.uselocale.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+    before = libc.uselocale(None)
     try:
         yield
     finally:
-        locale.setlocale(locale.LC_ALL, before)
+        libc.uselocale(before)
 
 
 def _strings(texts: Iterable[str]) -> ctypes.Array[ctypes.c_char_p]:
