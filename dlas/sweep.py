@@ -12,7 +12,7 @@ from functools import partial
 
 from dlas.errors import SweepError
 from dlas.hardware import targets
-from dlas.sweepfile import OF_DATASET, Point, Sweep, Values, define, load
+from dlas.sweepfile import FORMATS, OF_DATASET, Point, Sweep, Values, define, load
 from dlas.sweeptables import PAPER, Budget
 from dlas.values import Cell, Target
 
@@ -51,15 +51,6 @@ class Rule:
     forbids: str
     applies: Callable[[Cell, Target], bool]
     reason: str
-
-
-# On a GPU extents are static, and neighbouring threads read neighbouring inputs: rows of one length.
-_GPU_FORMATS = ("dense", "ell", "auto")
-FORMATS = {
-    "cpu": ("dense", "blocked", "csr", "csr_packed", "auto"),
-    "opencl": _GPU_FORMATS,
-    "cuda": _GPU_FORMATS,
-}
 
 
 def _lacks_format(processor: str, cell: Cell, target: Target) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,18 @@ FACTORIES: Mapping[str, Mapping[str, str]] = {
 # In the order of the expansion, the outermost first.
 AXES = ("model", "dataset", "compression", "precision", "format", "algorithm", "tuning", "target")
 # What this version runs, of the axes whose values can be listed.
+# On a GPU extents are static, and neighbouring threads read neighbouring inputs: rows of one length.
+_GPU_FORMATS = ("dense", "ell", "auto")
+FORMATS = {  # by what a network runs on
+    "cpu": ("dense", "blocked", "csr", "csr_packed", "auto"),
+    "opencl": _GPU_FORMATS,
+    "cuda": _GPU_FORMATS,
+}
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": tuple(FACTORIES),
     "dataset": tuple(DATASETS),
     "precision": ("fp32", "fp16", "int8", "int8_ort_default"),
-    "format": ("dense", "blocked", "csr", "csr_packed", "auto", "ell"),
+    "format": tuple(dict.fromkeys(chain(*FORMATS.values()))),
     "algorithm": ("direct", "gemm", "spatial_pack"),
     "tuning": ("minimal", "scheduled", "tuned"),
 }

@@ -186,6 +186,11 @@ class Compiler:
     gpu_arch: str = ""
     int8_activations: str = "uint8"
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether a network's kernels are for a GPU; what calls them is for the CPU of `arch`."""
+        return self.kind != "llvm"
+
 
 @dataclass(frozen=True)
 class Board:
@@ -283,7 +288,12 @@ class Target:
     @property
     def processor(self) -> str:
         """What a network runs on: cpu, opencl or cuda."""
-        return "cpu" if self.compiler.kind == "llvm" else self.compiler.kind
+        return self.compiler.kind if self.compiler.is_gpu else "cpu"
+
+    @property
+    def compiles_kernels(self) -> bool:
+        """Whether the device itself compiles a network's kernels, from their source, and may keep them."""
+        return self.processor == "opencl"
 
     @property
     def packages(self) -> tuple[str, ...]:

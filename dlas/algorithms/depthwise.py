@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te, tirx
 from tvm.script import tirx as T
 
-from dlas.algorithms import blocks, runs
+from dlas.algorithms import blocks, direct, runs
 from dlas.algorithms.convolution import Conv2d, Tile
 from dlas.algorithms.runs import RunTile, extents
 
@@ -96,13 +96,7 @@ def conv2d_tiles(x: Any, packed: Any, conv: Conv2d, tile: Tile) -> Any:
 
     A tile is a part of one channel's map: for devices whose threads each have one, and no vectors.
     """
-    image = blocks.image(x, conv, tile)
-    (sh, sw), (dh, dw) = conv.stride, conv.dilation
-
-    def read(n: Any, y: Any, x_: Any, c: Any, h: Any, w: Any, kh: Any, kw: Any) -> Any:
-        return image(n, c, (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw)
-
-    return blocks.accumulate(read, packed, conv, tile, "depthwise")
+    return direct.conv2d(x, packed, conv, tile, name="depthwise")
 
 
 def pack_filter(weight: np.ndarray, block: int) -> np.ndarray:

@@ -8,8 +8,8 @@ from dlas.algorithms import blocks
 from dlas.algorithms.convolution import Conv2d, Tile
 
 
-def conv2d(x: Any, packed: Any, conv: Conv2d, tile: Tile, block: int = 0) -> Any:
-    """x as in blocks.at, packed as by blocks.pack_filter. Returns what blocks.unpack does."""
+def conv2d(x: Any, packed: Any, conv: Conv2d, tile: Tile, block: int = 0, name: str = "direct") -> Any:
+    """x as in blocks.at, packed as by blocks.pack_filter; name: of the sum. Gives what blocks.unpack does."""
     image = blocks.image(x, conv, tile)
     (sh, sw), (dh, dw) = conv.stride, conv.dilation
 
@@ -17,4 +17,4 @@ def conv2d(x: Any, packed: Any, conv: Conv2d, tile: Tile, block: int = 0) -> Any
         row, column = (y * tile.height + h) * sh + kh * dh, (x_ * tile.width + w) * sw + kw * dw
         return image(n, c, row, column)
 
-    return blocks.accumulate(read, packed, conv, tile, "direct", block)
+    return blocks.accumulate(read, packed, conv, tile, name, block)

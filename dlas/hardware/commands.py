@@ -76,7 +76,7 @@ def _job_container(target: Target, name: str, lock: str, room: Room) -> list[str
 
 def kernels_folder(target: Target) -> str:
     """Where a container keeps compiled kernels, for those that are compiled on the device; else empty."""
-    return _KERNELS_FOLDER if target.processor == "opencl" else ""
+    return _KERNELS_FOLDER if target.compiles_kernels else ""
 
 
 def docker_probe_command(

@@ -67,7 +67,7 @@ def local_device(target: Target, access: Access, artifacts: Path, say: Say) -> L
     if not Path(lock.MACHINE).is_dir():
         raise StorageError(f"there is no {lock.MACHINE}, which jobs lock", "make it, as root")
     program = build_runner(target, artifacts, say)
-    kernels = str((artifacts / "kernels").resolve()) if target.processor == "opencl" else ""
+    kernels = str((artifacts / "kernels").resolve()) if target.compiles_kernels else ""
     return LocalDevice(target, program, artifacts / "jobs", lock.MACHINE, access.wait_s, say, kernels=kernels)
 
 

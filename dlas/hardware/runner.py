@@ -131,7 +131,7 @@ def _build_into(folder: Path, target: Target, artifacts: Path, say: Log) -> None
         _compile(back_end_command(target.compiler, wheels.includes(), folder, library, flags))
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755)  # a container's user must be able to read them
-    if target.processor == "opencl":
+    if target.compiles_kernels:
         kernels = folder / KERNELS
         kernels.mkdir()
         kernels.chmod(0o1777)  # what it can write is the volume that an engine makes of this folder

@@ -20,7 +20,7 @@ _KEEP_LOOPS = ("-unroll-threshold:uint=0", "-unroll-threshold-aggressive:uint=0"
 
 def of(compiler: Compiler, keeps_loops: bool = False) -> tvm.target.Target:
     """Of a CPU or a GPU. keeps_loops: as in `llvm_target`."""
-    return llvm_target(compiler, keeps_loops) if compiler.kind == "llvm" else gpu_target(compiler)
+    return gpu_target(compiler) if compiler.is_gpu else llvm_target(compiler, keeps_loops)
 
 
 def threads(compiler: Compiler) -> int:

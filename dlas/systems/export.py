@@ -59,7 +59,7 @@ def generate(lowered: tvm.IRModule, compiler: Compiler) -> Any:
     DenseNet161 the checks were four fifths of the code, and took two thirds of the time to compile it.
     """
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}), finished(compiler):
-        if compiler.kind != "llvm":
+        if compiler.is_gpu:
             # TVM cannot know that what it indexes fits, and would compute all in 64 bits.
             lowered = tvm.tirx.transform.ForceNarrowIndexToInt32()(lowered)
         return tvm.compile(lowered, codegen.of(compiler, KEEP_LOOPS in (lowered.attrs or {})))

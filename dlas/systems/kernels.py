@@ -42,7 +42,7 @@ def make(
     extents: of the tile, by name; without them it is chosen here.
     """
     conv, format = workload.conv, workload.format
-    if compiler.kind != "llvm":
+    if compiler.is_gpu:
         return _on_gpu(weight, workload, compiler)
     if format == "blocked":
         return _blocked(weight, workload, compiler, extents)
@@ -91,11 +91,8 @@ def _on_gpu(weight: np.ndarray, workload: Workload, compiler: Compiler) -> Kerne
     conv = workload.conv
     if workload.format == "ell" and not conv.depthwise:
         return _in_ell(weight, workload)
-    tile, shape, x = (
-        tiles.choose_gpu(conv, codegen.threads(compiler)),
-        (conv.N, conv.CO, conv.OH, conv.OW),
-        (conv.N, conv.CI, conv.H, conv.W),
-    )
+    tile = tiles.choose_gpu(conv, codegen.threads(compiler))
+    x, shape = (conv.N, conv.CI, conv.H, conv.W), (conv.N, conv.CO, conv.OH, conv.OW)
     packed = blocks.pack_filter(weight, conv, tile.lanes)
     name = DEPTHWISE if conv.depthwise else workload.algorithm
     conv2d = depthwise.conv2d_tiles if conv.depthwise else ALGORITHMS[workload.algorithm].conv2d

@@ -71,10 +71,9 @@ def workload_of(call: relax.Call, algorithm: str, format: str, compiler: Compile
     if conv.depthwise:
         return Workload(conv, DEPTHWISE, "dense")
     if format == "auto":
-        is_gpu = compiler.kind != "llvm"
         format = (
             sparse.choose_gpu_format(weight)
-            if is_gpu
+            if compiler.is_gpu
             else sparse.choose_format(weight, conv, compiler, algorithm)
         )
     if format in ("dense", "blocked"):  # blocks do not pay where a map is a single place

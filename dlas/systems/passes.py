@@ -69,7 +69,7 @@ SCHEDULES: Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]] = {
 
 def schedules(compiler: Compiler) -> Mapping[str, Callable[[tirx.PrimFunc, Compiler], tirx.PrimFunc]]:
     """By the name of a cell's tuning."""
-    return SCHEDULES if compiler.kind == "llvm" else gpu.SCHEDULES
+    return gpu.SCHEDULES if compiler.is_gpu else SCHEDULES
 
 
 def lower(
@@ -96,7 +96,7 @@ def lower(
         raise UsageError(f"unknown algorithm {algorithm!r}", f"choose one of {', '.join(ALGORITHMS)}")
     if format not in sparse.FORMATS:
         raise UsageError(f"unknown format {format!r}", f"choose one of {', '.join(sparse.FORMATS)}")
-    if format != "dense" and precision != "fp32" and (compiler.kind == "llvm" or precision != "fp16"):
+    if format != "dense" and precision != "fp32" and not (compiler.is_gpu and precision == "fp16"):
         raise UsageError(f"{format} kernels compute float32, not {precision}", "choose fp32, or dense")
     convolutions, sparsity, layout = census.find_convolutions(mod), census.measure_sparsity(mod), "nchw"
     parameters, _ = census.count_constants(mod)

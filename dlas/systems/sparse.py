@@ -31,9 +31,8 @@ COPY_CYCLES = 1.5
 CACHE_MISS_FACTOR = 1.4
 DENSE_VECTOR_CYCLES = 0.6
 MARGIN = 0.85
-ELL_LEAST_ZEROS = (
-    0.8  # of a filter's weights; chosen, not measured: a multiply-add of ELL reads three numbers, not two
-)
+# Of a filter's weights; chosen, not measured: a multiply-add of ELL reads three numbers, and not two.
+ELL_LEAST_ZEROS = 0.8
 
 
 def choose_tile(

@@ -17,7 +17,7 @@ from dlas.models import imagenet
 from dlas.models.mobilenet import mobilenetv1, mobilenetv2
 from dlas.models.resnet import resnet18
 from dlas.models.vgg import vgg16
-from dlas.systems import cubin, device_code, passes
+from dlas.systems import cubin, passes
 from dlas.systems.export import export, generate
 from dlas.systems.frontend import Imported, import_network
 from dlas.values import Job, Target
@@ -100,19 +100,6 @@ def test_a_network_computes_what_pytorch_does(case: Case, pocl: LocalDevice, tmp
     error = np.abs(result.outputs[0] - oracle).max() / np.abs(oracle).max()
     assert error < TOLERANCE[case.precision]
     assert "Portable Computing Language" in result.gpu
-
-
-@pytest.fixture
-def assembled(monkeypatch: pytest.MonkeyPatch) -> list[cubin.Cubin]:
-    """What is compiled for CUDA within a test."""
-    made: list[cubin.Cubin] = []
-
-    def compile_cuda(source: str, arch: str) -> cubin.Cubin:
-        made.append(cubin.compile_cuda(source, arch))
-        return made[-1]
-
-    monkeypatch.setattr(device_code, "compile_cuda", compile_cuda)
-    return made
 
 
 @pytest.mark.parametrize(

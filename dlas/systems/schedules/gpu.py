@@ -13,6 +13,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 
+from dlas.algorithms.blocks import FLOAT32_BYTES
 from dlas.systems import codegen, tiles
 from dlas.systems.schedules import roles, scheduled
 from dlas.values import Compiler
@@ -21,7 +22,6 @@ ENTRIES = 8  # of a row of the filter, in one piece
 VECTOR = 4  # of a filter's lanes are loaded at once
 SHARED_BYTES = tiles.GPU_BYTES
 CHUNKS = (32, 16, 8, 4, 2, 1)  # input channels that are in shared memory at once
-FLOAT32_BYTES = 4
 SHARED = ("cuda",)  # compilers for GPUs whose shared memory is faster than their caches
 
 

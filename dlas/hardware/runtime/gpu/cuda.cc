@@ -106,8 +106,6 @@ class CudaDevice final : public Gpu {
     return only;
   }
 
-  int current() const { return 0; }
-
   std::string describe() final {
     open();
     int version = 0;
@@ -116,13 +114,8 @@ class CudaDevice final : public Gpu {
            ", driver for CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
   }
 
-  void GetAttr(Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* result) final {
+  void tell(tvm::runtime::DeviceAttrKind kind, ffi::Any* result) final {
     using namespace tvm::runtime;
-    if (kind == kExist) {
-      *result = static_cast<int64_t>(exists(device.device_id));
-      return;
-    }
-    open(device.device_id);
     switch (kind) {
       case kMaxThreadsPerBlock: *result = attribute(kMaxThreads); break;
       case kWarpSize: *result = attribute(kWarp); break;

@@ -42,7 +42,18 @@ class Gpu : public tvm::runtime::DeviceAPI {
   // Where compiled kernels are kept; of no use to a driver that gets them compiled.
   virtual void set_cache(const std::string&) {}
 
+  int current() const { return 0; }
+
   void SetDevice(Device device) final { open(device.device_id); }
+
+  void GetAttr(Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* result) final {
+    if (kind == tvm::runtime::kExist) {
+      *result = static_cast<int64_t>(exists(device.device_id));
+      return;
+    }
+    open(device.device_id);
+    tell(kind, result);
+  }
 
   void* AllocWorkspace(Device device, size_t bytes, DLDataType hint) final {
     void* buffer = workspaces_.take(device.device_id, bytes);
@@ -56,6 +67,9 @@ class Gpu : public tvm::runtime::DeviceAPI {
   virtual bool is_open() const = 0;
   virtual void find(const std::string& wanted) = 0;
   virtual void enter() {}
+
+  // What the open device has of an attribute; nothing where it does not tell.
+  virtual void tell(tvm::runtime::DeviceAttrKind kind, ffi::Any* result) = 0;
 
   void open(int device = 0) {
     std::lock_guard<std::mutex> guard(mutex_);

@@ -137,8 +137,6 @@ class ClDevice final : public Gpu {
     return only;
   }
 
-  int current() const { return 0; }
-
   std::string describe() final {
     open();
     return about_.text();
@@ -146,13 +144,8 @@ class ClDevice final : public Gpu {
 
   void set_cache(const std::string& folder) final { binaries_ = Binaries(folder); }
 
-  void GetAttr(Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* result) final {
+  void tell(tvm::runtime::DeviceAttrKind kind, ffi::Any* result) final {
     using namespace tvm::runtime;
-    if (kind == kExist) {
-      *result = static_cast<int64_t>(exists(device.device_id));
-      return;
-    }
-    open(device.device_id);
     switch (kind) {
       case kMaxThreadsPerBlock: *result = number<size_t>(CL_DEVICE_MAX_WORK_GROUP_SIZE); break;
       case kWarpSize: *result = int64_t{1}; break;  // OpenCL 1.2 does not tell
