@@ -71,11 +71,20 @@ def median_interval(processes: Sequence[Sequence[float]], seed: int = 0) -> tupl
     arrays = _arrays(processes)
     if len(arrays) == 1 and arrays[0].size < MIN_DRAWN:
         return 0.0, float("inf")
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(arrays), size=(RESAMPLES, len(arrays)))
-    medians = np.median(_resampled_medians(arrays, chosen, rng), axis=1)
+    medians = draw_medians(processes, np.random.default_rng(seed))
     low, high = np.quantile(medians, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return float(low), float(high)
+
+
+def draw_medians(processes: Sequence[Sequence[float]], rng: np.random.Generator) -> Floats:
+    """(RESAMPLES,) medians of process medians, of processes resampled with their samples, as `median_interval`.
+
+    Raises ValueError without any sample.
+    """
+    arrays = _arrays(processes)
+    chosen = rng.integers(len(arrays), size=(RESAMPLES, len(arrays)))
+    medians: Floats = np.median(_resampled_medians(arrays, chosen, rng), axis=1)
+    return medians
 
 
 def proportion_interval(fraction: float, n: int) -> tuple[float, float]:
