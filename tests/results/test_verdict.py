@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from dlas.results import verdict
 from dlas.results.verdict import FASTER, SLOWER, UNDECIDED
@@ -27,9 +28,7 @@ class World:
         return [self._process(rng) * scale for _ in range(count)]
 
     def _process(self, rng: np.random.Generator) -> np.ndarray:
-        noise = 0.02 * rng.standard_normal(SAMPLES)
-        for i in range(1, SAMPLES):
-            noise[i] += self.follows * noise[i - 1]
+        noise = lfilter([0.02], [1.0, -self.follows], rng.standard_normal(SAMPLES))
         noise += 0.01 * np.abs(rng.standard_normal(SAMPLES))
         noise += np.linspace(0, self.drift * rng.standard_normal(), SAMPLES)
         if self.switches:
