@@ -8,6 +8,8 @@ from dataclasses import asdict
 from functools import cache as once
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shutil import which
+from subprocess import run
 
 from dlas import cache
 from dlas.models.sources import source_files
@@ -91,6 +93,19 @@ def row_key(artifact: str, target: Target, image_id: str, reference: str) -> str
     del board["host"]  # its name on the network: the board is who it is by its fingerprint
     asked = json.dumps([board, asdict(target.bounds), asdict(target.gpu)], sort_keys=True)
     return cache.digest(artifact, asked, image_id, str(WARMUPS), reference, _source_digest(_MEASURES))
+
+
+@once
+def commit() -> str:
+    """Of this dlas, with `-dirty` behind it where its files were changed since; empty outside of git."""
+    if not (_ROOT.parent / ".git").exists() or which("git") is None:
+        return ""
+    told = run(
+        ["git", "-C", str(_ROOT.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout.strip()
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from dlas.measurement.patience import persist
 from dlas.progress import Progress
 from dlas.results import row as rows
 from dlas.results import store
+from dlas.results.identity import identify
 from dlas.stages import obtain_artifact, obtain_evaluation, obtain_network, obtain_quantized
 from dlas.sweep import Planned
 from dlas.sweepfile import ALLOWED
@@ -63,7 +64,7 @@ def run_sweep(planned: Sequence[Planned], settings: Settings, progress: Progress
             row = run_trial(trial, worker, progress)
             progress.finish(trial.cell.id, row)
             if row.status in ("failed", "quarantined") and store.find(
-                settings.root, settings.sweep, store.identify(row)
+                settings.root, settings.sweep, identify(row)
             ):
                 progress.say(f"{trial.cell.id}: the row of an earlier run stays")
             else:

@@ -11,9 +11,10 @@ from dlas.models import recipe as recipes
 from dlas.models.recipe import Recipe
 from dlas.progress import Progress
 from dlas.results import store
+from dlas.results.entries import Entry
 from dlas.sweep import Planned
 from dlas.trial import Settings, Trial, trials
-from dlas.values import WARMUPS, Row
+from dlas.values import WARMUPS
 
 # Guesses for cells that no row tells about, of a CIFAR network on two cores.
 BUILD_SECONDS = 6.0
@@ -45,7 +46,7 @@ def describe(planned: Sequence[Planned], settings: Settings, progress: Progress)
     return "\n".join([*lines, f"{totals}; about {duration(seconds)} in all"])
 
 
-def estimate_seconds(trial: Trial, state: str, known: Iterable[Row]) -> float:
+def estimate_seconds(trial: Trial, state: str, known: Iterable[Entry]) -> float:
     """From rows of the same cell, else of the same network and tuning, else from a guess."""
     if state in ("cached", "invalid", "no device"):
         return 0.0
@@ -92,7 +93,7 @@ def _missing_levels(trial: Trial) -> list[tuple[float, Recipe]]:
     return [(level, how) for level, how in steps if level not in there and (last is None or level <= last)]
 
 
-def _build_seconds(row: Row) -> float:
+def _build_seconds(row: Entry) -> float:
     return sum(row.stage_seconds.get(stage, 0.0) for stage in BUILDING)
 
 

@@ -16,6 +16,7 @@ from dlas.measurement.patience import persist
 from dlas.network import Network
 from dlas.results import row as rows
 from dlas.results import store
+from dlas.results.identity import identify
 from dlas.results.schema import SCHEMA_VERSION
 from dlas.sweep import Planned
 from dlas.tuned import Tuned
@@ -292,6 +293,7 @@ class Trial:
             emulated=self.place is not None and self.place.device.emulated,
             timer=self.planned.target.gpu.timer if self.place else "",
             threads=self.place.threads if self.place else 0,
+            commit=keys.commit() if self.place else "",
             log=str(self.log.relative_to(self.settings.root)) if self.place else "",
             weights=self.weights if self.place else None,
             accuracy_reason=self.accuracy_reason if self.place else "",
@@ -305,7 +307,7 @@ class Trial:
         is_open = self.network.is_unfinished or self.network.fault or self.must_tune
         if self.settings.force or (self.place is not None and is_open):
             return None
-        return store.find(self.settings.root, self.settings.sweep, store.identify(self.blank()))
+        return store.find(self.settings.root, self.settings.sweep, identify(self.blank()))
 
 
 def trials(planned: Sequence[Planned], settings: Settings, say: Callable[[str], None]) -> Iterator[Trial]:

@@ -18,11 +18,11 @@ from dlas.errors import DeviceError, SweepIncomplete
 from dlas.hardware import engine, image, targets
 from dlas.models import imagenet, recipe
 from dlas.progress import Progress
-from dlas.results import store
 from dlas.trial import Settings
 from dlas.values import Row, Target
 from tests import networks
 from tests.datasets import tiny
+from tests.stored import stored_rows
 
 SWEEP = """
 description = "a test"
@@ -179,7 +179,7 @@ def test_no_images_no_accuracy(run: Run) -> None:
 def test_a_network_that_cannot_be_trained_fails_its_cells(run: Run, root: Path) -> None:
     with pytest.raises(SweepIncomplete, match="2 of 2 cells failed"):
         run(factory="tests.networks:raising")
-    rows = store.read(root, "trial").rows
+    rows = stored_rows(root, "trial")
     assert {row.status for row in rows} == {"failed"}
     assert all("no weights today" in row.reason for row in rows)
 
@@ -193,7 +193,7 @@ def test_accuracy_that_fails_keeps_the_times_and_is_tried_again(
         )
         with pytest.raises(SweepIncomplete, match="2 of 2 cells failed"):
             run()
-    for row in store.read(root, "trial").rows:
+    for row in stored_rows(root, "trial"):
         assert (row.status, row.reason, row.publishable) == ("failed", "gone; wait", False)
         assert len(row.samples_ns) == 2
     assert {row.status for row in run()} == {"measured"}
@@ -207,7 +207,7 @@ def test_a_forced_run_that_fails_after_training_loses_nothing(
     monkeypatch.setattr(pipeline, "measure", lambda *_: (_ for _ in ()).throw(DeviceError("gone", "wait")))
     with pytest.raises(SweepIncomplete):
         run(force=True)
-    assert sorted(store.read(root, "trial").rows, key=lambda row: row.cell) == rows
+    assert sorted(stored_rows(root, "trial"), key=lambda row: row.cell) == rows
 
 
 def test_a_network_of_other_classes_is_timed_and_not_judged(run: Run, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_damaged_images_fail_the_cell(run: Run, root: Path, name: str) -> None:
     path.write_bytes(data[:-8] if "images.npy" in name else data[:-8] + bytes(8))
     with pytest.raises(SweepIncomplete):
         run(repeats=3)
-    failed = [row for row in store.read(root, "trial").rows if row.status == "failed"]
+    failed = [row for row in stored_rows(root, "trial") if row.status == "failed"]
     assert len(failed) == 2
     assert all(
         "is damaged" in row.reason and "and run the same command again" in row.reason for row in failed

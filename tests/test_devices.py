@@ -17,9 +17,10 @@ from dlas.hardware import lock, targets
 from dlas.hardware.device import LocalDevice
 from dlas.measurement import environment, patience
 from dlas.progress import Progress
-from dlas.results import report, store
+from dlas.results import report
 from dlas.trial import Settings
 from dlas.values import NO_BOUNDS, Bounds, Job, JobResult, Row
+from tests.stored import stored_rows
 from tests.test_pipeline import write_sweep
 
 Run = Callable[..., list[Row]]
@@ -64,7 +65,7 @@ def test_a_busy_device_ends_the_sweep_without_a_row(
     with pytest.raises(DeviceBusyError, match="the device is busy: another job held its lock for 0 s"):
         run(wait_s=0)
     os.close(descriptor)
-    assert store.read(root, "trial").rows == ()
+    assert stored_rows(root, "trial") == ()
     assert {row.status for row in run(wait_s=0)} == {"measured"}
 
 
@@ -125,7 +126,7 @@ def test_a_quarantined_row_replaces_no_measured_one(run: Run, root: Path) -> Non
         patch.setattr(environment, "available_mib", lambda state: 0)
         assert {row.status for row in run(within, force=True)} == {"quarantined"}
     assert environment.available_mib is machine
-    assert sorted(store.read(root, "trial").rows, key=lambda row: row.cell) == sorted(
+    assert sorted(stored_rows(root, "trial"), key=lambda row: row.cell) == sorted(
         rows, key=lambda row: row.cell
     )
 

@@ -32,12 +32,12 @@ from dlas.errors import (
 from dlas.hardware import targets
 from dlas.measurement import measure as measurement
 from dlas.progress import Progress
-from dlas.results import store
 from dlas.systems import passes
 from dlas.trial import Place, Places, Settings, Trial
 from dlas.values import Device, Row
 from dlas.worker import Limit, Worker
 from tests import pruned
+from tests.stored import stored_rows
 
 ROOT = Path(__file__).parents[1]
 SWEEP = """
@@ -88,7 +88,7 @@ def test_a_row_tells_what_ran(tmp_path: Path, root: Path) -> None:
     assert row.versions["apache-tvm"] == "0.27.0.post1"
     assert "/proc/loadavg" in row.environment_before
     assert "/proc/loadavg" in row.environment_after
-    assert store.read(root, "trial").rows == (row,)
+    assert stored_rows(root, "trial") == (row,)
 
 
 SPARSE = """
@@ -173,7 +173,7 @@ def test_what_cannot_be_trained_for_want_of_data_fails_its_cell(
     path.write_text(path.read_text().replace('["dense"]', f'["{compression}"]', 1) + training)
     with pytest.raises(SweepIncomplete, match="1 of 1 cells failed"):
         run(path, root, folders={"cifar10": tmp_path / "nowhere"})
-    (row,) = store.read(root, "trial").rows
+    (row,) = stored_rows(root, "trial")
     assert (row.status, row.level_fraction) == ("failed", None)
     assert "cifar10" in row.reason
 
@@ -205,7 +205,7 @@ def test_a_forced_run_that_fails_loses_nothing(
     monkeypatch.setattr(pipeline, "measure", lambda *_: (_ for _ in ()).throw(DeviceError("gone", "wait")))
     with pytest.raises(SweepIncomplete):
         run(path, root, force=True)
-    assert store.read(root, "trial").rows == (first,)
+    assert stored_rows(root, "trial") == (first,)
 
 
 def test_a_forced_run_that_finds_a_wrong_output_says_so(
@@ -216,7 +216,7 @@ def test_a_forced_run_that_finds_a_wrong_output_says_so(
     monkeypatch.setattr(measurement, "error_over_scale", lambda *_: 0.5)
     with pytest.raises(SweepIncomplete):
         run(path, root, force=True)
-    (row,) = store.read(root, "trial").rows
+    (row,) = stored_rows(root, "trial")
     assert row.status == "wrong_output"
     assert "0.5 of its scale" in (root / row.log).read_text()
 
@@ -228,7 +228,7 @@ def test_a_damaged_artifact_fails_its_cell(tmp_path: Path, fresh: Path) -> None:
     (folder / "oracle.npy").write_bytes(b"")
     with pytest.raises(SweepIncomplete):
         run(path, fresh, repeats=5)
-    reasons = {row.reason for row in store.read(fresh, "trial").rows if row.status == "failed"}
+    reasons = {row.reason for row in stored_rows(fresh, "trial") if row.status == "failed"}
     assert reasons == {
         f"{folder} does not hold what was built; delete {folder} and run the same command again"
     }
@@ -275,7 +275,7 @@ def test_a_failure_is_a_row_and_the_sweep_goes_on(
 ) -> None:
     with pytest.raises(SweepIncomplete, match="1 of 2 cells failed"):
         run(write_sweep(tmp_path, network, "tiny"), root, build_timeout_s=20 if network == "hanging" else 120)
-    bad, good = sorted(store.read(root, "trial").rows, key=lambda row: row.model)
+    bad, good = sorted(stored_rows(root, "trial"), key=lambda row: row.model)
     assert (bad.status, good.status) == ("failed", "measured")
     assert reason in bad.reason
     assert (root / bad.log).read_text()
@@ -287,7 +287,7 @@ def test_a_failed_cell_is_tried_again(tmp_path: Path, root: Path) -> None:
     for _ in range(2):
         with pytest.raises(SweepIncomplete):
             run(path, root)
-    assert len(store.read(root, "trial").rows) == 1
+    assert len(stored_rows(root, "trial")) == 1
 
 
 def test_a_convolution_without_an_algorithm_of_ours_is_counted(tmp_path: Path, root: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_full_disk_ends_the_sweep_and_writes_no_row(
     monkeypatch.setattr(tvm.relax.VMExecutable, "export_library", unlinkable)
     with pytest.raises(StorageError, match="No space left on device; free some with `invoke clean`"):
         run_here(tmp_path, fresh)
-    assert store.read(fresh, "trial").rows == ()
+    assert stored_rows(fresh, "trial") == ()
     assert list((fresh / "modules").iterdir()) == []
 
 
@@ -431,7 +431,7 @@ def test_a_plan_says_what_is_there_and_what_is_to_do(tmp_path: Path, root: Path)
     assert first.split() == ["cached", plan_of(path)[0].cell.id]
     assert second.split()[-3:-2] == ["about"]
     assert "1 cached" in totals
-    assert len(store.read(root, "trial").rows) == 1
+    assert len(stored_rows(root, "trial")) == 1
 
 
 def test_a_plan_trains_and_prunes_each_network_once(tmp_path: Path, root: Path) -> None:
@@ -474,6 +474,6 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_was(tmp_path: Path, root:
         [*command, "--repeats", "4"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    rows = store.read(root, "trial").rows
+    rows = stored_rows(root, "trial")
     assert Counter(row.cell for row in rows) == {each.cell.id: 1 for each in plan_of(path)}
     assert {row.status for row in rows} == {"measured"}

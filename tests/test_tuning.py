@@ -16,7 +16,7 @@ from dlas import pipeline, plan, stages, sweep, tuned, tuning
 from dlas.errors import UsageError
 from dlas.hardware import targets
 from dlas.progress import Progress
-from dlas.results import report, store
+from dlas.results import report
 from dlas.sweeptables import Budget
 from dlas.systems.autoschedule.record import digest_of
 from dlas.systems.autoschedule.records import Database, path_of
@@ -24,6 +24,7 @@ from dlas.trial import Place, Places, Settings
 from dlas.tuners import Search
 from dlas.values import DeviceFacts, Row
 from tests import tunable
+from tests.stored import stored_rows
 from tests.test_pipeline import InProcess, write_sweep
 from tests.tunable import WORKLOADS, Bench
 
@@ -243,7 +244,7 @@ def test_a_tuned_cell_is_searched_built_with_it_and_measured(sweeping: Sweeping)
     assert f"{row.tuning_trials} trials" in report.report(sweeping.root, "trial")
     assert sweeping.run() == [row]
     assert len(sweeping.searched) == 1
-    assert store.read(sweeping.root, "trial").rows == (row,)
+    assert stored_rows(sweeping.root, "trial") == (row,)
 
 
 def test_more_trials_make_another_row_only_where_they_choose_something_else(sweeping: Sweeping) -> None:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from dlas.values import Row
+from dlas.results.entries import Entry, place_of
 
 Owner = tuple[object, ...]  # what tells whose time it was
 
 
-def _network(row: Row) -> Owner:
+def _network(row: Entry) -> Owner:
     return row.model, row.dataset, row.weights_sha256, row.level_fraction, row.compression.endswith("_shrunk")
 
 
-def _oracle(row: Row) -> Owner:
+def _oracle(row: Entry) -> Owner:
     """Whose predictions: PyTorch's are of the network, ONNX Runtime's of its form in integers."""
     return row.oracle, row.precision if row.oracle == "onnxruntime" else ""
 
 
-def _run(row: Row) -> Owner:
-    return row.cell, row.device, row.runner, row.threads, row.replicate, row.emulated
+def _run(row: Entry) -> Owner:
+    return (*place_of(row), row.replicate)
 
 
 # Stages in the order of the work, and whose time each was.
-OWNERS: Mapping[str, Callable[[Row], Owner]] = {
+OWNERS: Mapping[str, Callable[[Entry], Owner]] = {
     "train": lambda row: (row.model, row.dataset, row.recipe),
     # From the dense network on: the longest one contains the others.
     "finetune": lambda row: (row.model, row.dataset, row.finetuning, row.compression.startswith("channel")),
@@ -39,7 +39,7 @@ OWNERS: Mapping[str, Callable[[Row], Owner]] = {
 }
 
 
-def total_seconds(rows: Iterable[Row]) -> dict[str, float]:
+def total_seconds(rows: Iterable[Entry]) -> dict[str, float]:
     """Seconds of each stage over all rows; stages that no row has are left out."""
     spent: dict[str, dict[Owner, float]] = {}
     for row in rows:

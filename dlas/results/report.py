@@ -3,100 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import isfinite
 from pathlib import Path
-from typing import TypeVar
 
 from dlas.errors import StorageError, UsageError
-from dlas.results import statistics, store
+from dlas.results import entries, statistics, store
 from dlas.results.effort import total_seconds
-from dlas.results.statistics import Summary
-from dlas.values import REPEATS, Row
+from dlas.results.entries import Entry
+from dlas.results.lines import NONE, Line, count, grouped, lines_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
 _TOP1 = _HEADINGS.index("top-1")
-_NONE = "-"
 _UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 _FEW = (
     f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
     "  covers only the noise inside it; `--replicates` adds processes"
 )
 
-T = TypeVar("T")
 Key = tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One cell in one place: the measured rows of its replicates, and what they say together."""
-
-    rows: tuple[Row, ...]
-    summary: Summary
-
-    @property
-    def contest(self) -> tuple[str, str]:
-        """Lines of one section with the same contest are compared with each other."""
-        return self.rows[0].dataset, self.rows[0].model
-
-    @property
-    def is_publishable(self) -> bool:
-        return all(row.publishable for row in self.rows)
-
-    @property
-    def runs(self) -> str:
-        """Processes x samples of each, as in 3x150."""
-        counts = sorted({len(row.samples_ns) for row in self.rows})
-        return f"{len(self.rows)}x{'/'.join(map(str, counts))}"
-
-    @property
-    def max_error(self) -> float | None:
-        """The largest error over scale of the rows; a NaN among them stays visible."""
-        errors = [row.max_error_over_scale for row in self.rows if row.max_error_over_scale is not None]
-        return max(errors, key=lambda error: (error != error, error), default=None)
-
-    @property
-    def accuracy(self) -> str:
-        """Of the artifact, with its 95% interval: how many images there were is part of what it says."""
-        row = next((row for row in self.rows if row.top1_fraction is not None), None)
-        if row is None or row.top1_fraction is None or not row.top1_n:
-            return _NONE
-        low, high = statistics.proportion_interval(row.top1_fraction, row.top1_n)
-        top5 = "" if row.top5_fraction is None else f", top-5 {row.top5_fraction:.1%}"
-        return f"{row.top1_fraction:.1%} ({low:.1%} .. {high:.1%}) of {row.top1_n}{top5}"
-
-    @property
-    def name(self) -> str:
-        """The cell's id, and the level that an elbow was."""
-        row = self.rows[0]
-        levels = sorted({each.level_fraction for each in self.rows if each.level_fraction is not None})
-        at = "/".join(f"{level:.0%}" for level in levels)
-        return f"{row.cell} (at {at})" if "@elbow" in row.compression and at else row.cell
-
-    @property
-    def status(self) -> str:
-        fewest = min(len(row.samples_ns) for row in self.rows)
-        quick = f" ({fewest} of {REPEATS})" if fewest < REPEATS else ""
-        marks = ["measured" if self.is_publishable else f"not publishable{quick}"]
-        row = self.rows[0]
-        if row.trained is False:
-            marks.append("untrained")
-        elif row.level_fraction and not row.finetuning:
-            marks.append("not fine-tuned")
-        if row.trained and row.calibration.endswith("noise"):
-            marks.append("calibrated on noise")
-        if row.ops_sparse is not None and row.format not in ("dense", "blocked"):
-            marks.append(f"{row.ops_sparse} of {row.ops_total} sparse")
-        if row.tuning == "tuned":
-            share = row.tuned_fraction or 0.0
-            marks.append(f"{share:.0%} tuned in {_count(row.tuning_trials, 'trial')}")
-        if row.stand_in:
-            marks.append("stand-in base")
-        if row.fallbacks:
-            marks.append(_count(len(row.fallbacks), "fallback"))
-        return ", ".join(marks)
 
 
 def report(artifacts: Path, sweep: str, width: int | None = None) -> str:
@@ -112,23 +38,23 @@ def report(artifacts: Path, sweep: str, width: int | None = None) -> str:
             f"; those with results: {known}" if known else ""
         )
         raise UsageError(f"sweep {sweep!r} has no results", next_step)
-    rows = store.latest(stored.rows)
+    rows = entries.latest(stored.rows)
     notes = [f"not read: {line}" for line in _unread(stored.problems)]
     if hidden := len(stored.rows) - len(rows):
-        notes.append(f"not shown: {_count(hidden, 'row')} of older code, or replaced by newer or longer ones")
+        notes.append(f"not shown: {count(hidden, 'row')} of older code, or replaced by newer or longer ones")
     return "\n".join([*([render(rows, width)] if rows else []), *notes])
 
 
 def _unread(problems: Iterable[StorageError]) -> list[str]:
     """One line for each way in which files cannot be read: those of an older dlas are all alike."""
     lines = []
-    for group in _grouped(problems, lambda problem: (problem.cause.partition(".parquet: ")[2],)):
-        more = f" (and {_count(len(group) - 1, 'more file')} like it)" if len(group) > 1 else ""
+    for group in grouped(problems, lambda problem: (problem.cause.partition(".parquet: ")[2],)):
+        more = f" (and {count(len(group) - 1, 'more file')} like it)" if len(group) > 1 else ""
         lines.append(f"{group[0]}{more}")
     return lines
 
 
-def render(rows: Iterable[Row], width: int | None = None) -> str:
+def render(rows: Iterable[Entry], width: int | None = None) -> str:
     """A section for each place (target, device, runner, threads), emulated ones last; then a count.
 
     rows: one or more, as `store.latest` gives them. Ratios are to the fastest publishable line of the
@@ -136,52 +62,47 @@ def render(rows: Iterable[Row], width: int | None = None) -> str:
     `report`.
     """
     rows = list(rows)
-    parts = [_section(group, width) for group in _grouped(rows, _section_of)]
+    parts = [_section(group, width) for group in grouped(rows, _section_of)]
     counts = [f"{count} {status}" for status, count in sorted(Counter(row.status for row in rows).items())]
-    notes = [f"{_count(len(rows), 'row')}: {', '.join(counts)}"]
+    notes = [f"{count(len(rows), 'row')}: {', '.join(counts)}"]
     if spent := total_seconds(rows):
         notes.append("time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items()))
-    lines = _grouped(filter(_is_timed, rows), store.place_of)
-    if any(len(line) < statistics.MIN_DRAWN for line in lines):
+    if any(len(line.rows) < statistics.MIN_DRAWN for line in lines_of(rows)):
         notes.insert(0, _FEW)
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
-def _section_of(row: Row) -> Key:
+def _section_of(row: Entry) -> Key:
     return _is_emulated(row), row.target, row.device, row.runner, row.threads
 
 
-def _section(rows: Sequence[Row], width: int | None) -> str:
+def _section(rows: Sequence[Entry], width: int | None) -> str:
     row = rows[0]
     title = f"{row.target}, no device"
     if row.device:
         gpu = next((each.gpu for each in rows if each.gpu), "")
         place = f"{gpu or row.device_model or 'device'} ({row.device[:12]})"
-        title = f"{row.target} on {place}, {row.runner} runner, {_count(row.threads, 'thread')}"
+        title = f"{row.target} on {place}, {row.runner} runner, {count(row.threads, 'thread')}"
         if row.timer == "events":
             title += ", timed by its driver's events"
-    timed = [row for row in rows if _is_timed(row)]
-    others = [row for row in rows if not _is_timed(row)]
+    timed = [row for row in rows if row.is_timed]
+    others = [row for row in rows if not row.is_timed]
     others.sort(key=lambda row: (row.cell, row.replicate))
     if _is_emulated(row):
         title += ", emulated: only the output was checked, the times mean nothing"
     lines = [_printable(title)]
     if timed:
-        lines += _table([_line(group) for group in _grouped(timed, store.place_of)], width)
+        lines += _table(lines_of(timed), width)
     if timed and others:
         lines.append("  no time that counts:")
     return "\n".join(lines + [_remark(row) for row in others])
-
-
-def _line(rows: Sequence[Row]) -> Line:
-    return Line(tuple(rows), statistics.summarize([row.samples_ns for row in rows]))
 
 
 def _table(lines: Sequence[Line], width: int | None) -> list[str]:
     """A heading, then the lines, fastest first, with an empty line between contests."""
     unit, scale = _unit(min(line.summary.median_ns for line in lines))
     groups: list[list[tuple[str, ...]]] = [[(f"{_HEADINGS[0]} {unit}", *_HEADINGS[1:])]]
-    for contest in _grouped(lines, lambda line: line.contest):
+    for contest in grouped(lines, lambda line: line.contest):
         ranked = sorted(contest, key=lambda line: line.summary.median_ns)
         best = next((line for line in ranked if line.is_publishable), ranked[0])
         groups.append([_fields(line, best.summary.median_ns, scale) for line in ranked])
@@ -190,7 +111,7 @@ def _table(lines: Sequence[Line], width: int | None) -> list[str]:
 
 def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> list[str]:
     """Aligned columns; the first group is the heading. Where they do not fit, each name gets its own line."""
-    if all(row[_TOP1] == _NONE for group in groups[1:] for row in group):
+    if all(row[_TOP1] == NONE for group in groups[1:] for row in group):
         groups = [[(*row[:_TOP1], *row[_TOP1 + 1 :]) for row in group] for group in groups]
     widths = [max(map(len, column)) for column in zip(*chain(*groups), strict=True)]
     is_narrow = width is not None and sum(widths) + 2 * len(widths) > width
@@ -212,7 +133,7 @@ def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> l
 
 def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
     summary = line.summary
-    interval = _NONE
+    interval = NONE
     if isfinite(summary.high_ns):
         mark = " " if summary.covers_processes else "*"
         interval = f"{summary.low_ns / scale:.3f} .. {summary.high_ns / scale:.3f}{mark}"
@@ -220,16 +141,16 @@ def _fields(line: Line, best_ns: float, scale: float) -> tuple[str, ...]:
         f"{summary.median_ns / scale:.3f}",
         f"{summary.iqr_ns / scale:.3f}",
         interval,
-        f"{summary.median_ns / best_ns:.2f}x" if best_ns else _NONE,
+        f"{summary.median_ns / best_ns:.2f}x" if best_ns else NONE,
         line.runs,
-        _NONE if line.max_error is None else f"{line.max_error:.1e}",
+        NONE if line.max_error is None else f"{line.max_error:.1e}",
         line.accuracy,
         line.status,
         line.name,
     )
 
 
-def _remark(row: Row) -> str:
+def _remark(row: Entry) -> str:
     """One line for a row without times."""
     subject = row.cell + (f" (replicate {row.replicate})" if row.replicate else "")
     fact = row.reason
@@ -243,30 +164,10 @@ def _unit(fastest_ns: float) -> tuple[str, float]:
     return next((unit for unit in _UNITS if fastest_ns >= unit[1]), _UNITS[-1])
 
 
-def _is_timed(row: Row) -> bool:
-    return row.status == "measured" and bool(row.samples_ns) and not row.emulated
-
-
-def _is_emulated(row: Row) -> bool:
+def _is_emulated(row: Entry) -> bool:
     return row.emulated or row.status == "emulated"
 
 
 def _printable(text: str) -> str:
     """One line: what a device or a compiler said may hold line ends and control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _count(number: int, noun: str) -> str:
-    """
-    >>> _count(2, "row")
-    '2 rows'
-    """
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
-def _grouped(items: Iterable[T], key: Callable[[T], Key]) -> list[list[T]]:
-    """The items with equal keys, in the order of the keys."""
-    groups: dict[Key, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return [groups[found] for found in sorted(groups)]

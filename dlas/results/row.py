@@ -60,6 +60,7 @@ def with_accuracy(row: Row, accuracy: Accuracy, evaluation: Evaluation) -> Row:
         reference_top1_fraction=accuracy.reference_top1_fraction,
         predictions_differing=accuracy.differing,
         predictions_sha256=accuracy.predictions_sha256,
+        correct=accuracy.correct.tolist(),
         dataset_sha256=evaluation.dataset_sha256,
         stage_seconds=seconds,
     )
@@ -94,6 +95,7 @@ def blank(
     emulated: bool = False,
     timer: str = "",
     threads: int = 0,
+    commit: str = "",
     log: str = "",
     weights: Weights | None = None,
     accuracy_reason: str = "",
@@ -145,6 +147,7 @@ def blank(
         reference_top1_fraction=None,
         predictions_differing=None,
         predictions_sha256="",
+        correct=[],
         accuracy_reason=accuracy_reason,
         trained=weights.trained if weights else None,
         weights=weights.origin if weights else "",
@@ -175,6 +178,7 @@ def blank(
         stage_seconds=_learning_seconds(weights) if weights else {},
         peak_rss_bytes=None,
         inputs_key=inputs_key,
+        commit=commit,
         log=log,
     )
 

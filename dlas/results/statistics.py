@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ RESAMPLES = 2000
 MIN_DRAWN = 5
 
 Floats = NDArray[np.float64]
+Samples = Sequence[float] | NDArray[Any]  # of one process
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Summary:
         return self.processes >= MIN_DRAWN
 
 
-def summarize(processes: Sequence[Sequence[int]], seed: int = 0) -> Summary:
+def summarize(processes: Sequence[Samples], seed: int = 0) -> Summary:
     """Median, interquartile range and 95% interval of the samples of one or more processes.
 
     Each process has one vote: the median is that of the medians of the processes. The
@@ -51,7 +53,7 @@ def summarize(processes: Sequence[Sequence[int]], seed: int = 0) -> Summary:
     low, high = median_interval(processes, seed)
     lower, upper = np.quantile(np.concatenate(arrays), (0.25, 0.75))
     return Summary(
-        median_ns=float(np.median([np.median(array) for array in arrays])),
+        median_ns=median_of_medians(processes),
         iqr_ns=float(upper - lower),
         low_ns=low,
         high_ns=high,
@@ -60,7 +62,12 @@ def summarize(processes: Sequence[Sequence[int]], seed: int = 0) -> Summary:
     )
 
 
-def median_interval(processes: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+def median_of_medians(processes: Sequence[Samples]) -> float:
+    """Of one or more processes: each has one vote. Raises ValueError without any sample."""
+    return float(np.median([np.median(array) for array in _arrays(processes)]))
+
+
+def median_interval(processes: Sequence[Samples], seed: int = 0) -> tuple[float, float]:
     """95% interval of the median of process medians: percentile bootstrap (Efron 1979), hierarchical.
 
     Each of `RESAMPLES` draws takes as many processes as there are, with replacement, and inside each
@@ -76,8 +83,8 @@ def median_interval(processes: Sequence[Sequence[float]], seed: int = 0) -> tupl
     return float(low), float(high)
 
 
-def draw_medians(processes: Sequence[Sequence[float]], rng: np.random.Generator) -> Floats:
-    """(RESAMPLES,) medians of process medians, of processes resampled with their samples, as `median_interval`.
+def draw_medians(processes: Sequence[Samples], rng: np.random.Generator) -> Floats:
+    """(RESAMPLES,) medians of process medians, resampled as for `median_interval`.
 
     Raises ValueError without any sample.
     """
@@ -117,7 +124,7 @@ def ratio_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tup
     return float(np.median(ratios)), *median_interval([ratios], seed)
 
 
-def _arrays(processes: Sequence[Sequence[float]]) -> list[Floats]:
+def _arrays(processes: Sequence[Samples]) -> list[Floats]:
     arrays = [np.sort(np.asarray(samples, dtype=np.float64)) for samples in processes]
     if not arrays or not all(array.size for array in arrays):
         raise ValueError("every process needs at least one sample")

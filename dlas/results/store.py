@@ -1,86 +1,58 @@
-"""Rows on disk: `artifacts/results/<sweep>/<cell id>/<identity>.parquet`, one file per row."""
+"""Rows on disk: `artifacts/results/<sweep>/<cell id>/<identity>.parquet`, one file per row.
+
+`dlas.results.collection` packs the rows of a sweep into one file, `<sweep>/rows-<digest>.parquet`.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dlas.cache import atomic_write, digest
+from dlas.cache import atomic_write
 from dlas.errors import StorageError
-from dlas.results.schema import to_row, to_table
-from dlas.values import REPEATS, Row
+from dlas.results import entries, identity, schema
+from dlas.results.entries import Entry
+from dlas.results.identity import Identity, identify
+from dlas.values import Row
 
 FOLDER = "results"
 # The others are tried again by the next run.
 FINAL_STATUSES = ("measured", "invalid", "emulated")
+PACKED = "rows-"  # how the name of a file of many rows begins
 
 _SUFFIX = ".parquet"
-_HASH = re.compile(r"[0-9a-f]{32,}")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What makes two rows the same row: the cell, and all that its samples depend on.
-
-    device is the fingerprint; inputs_key hashes everything the row is made from (code, weights,
-    target, versions); repeats is how many samples were asked for, whatever came of it.
-    """
-
-    cell: str
-    device: str
-    runner: str
-    threads: int
-    emulated: bool
-    replicate: int
-    inputs_key: str
-    repeats: int = REPEATS
-
-    @property
-    def stem(self) -> str:
-        """The file name up to the repeats: rows that differ only in those lie side by side."""
-        place = "emulated" if self.emulated else "real"
-        return (
-            f"{_short(self.device)}-{self.runner}-t{self.threads}-{place}"
-            f"-p{self.replicate}-{_short(self.inputs_key)}-n"
-        )
 
 
 @dataclass(frozen=True)
 class Stored:
     """The rows of a sweep, and one error for each file that could not be read."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Entry, ...]
     problems: tuple[StorageError, ...] = ()
-
-
-def identify(row: Row) -> Identity:
-    return Identity(**{field.name: getattr(row, field.name) for field in fields(Identity)})
 
 
 def write(artifacts: Path, row: Row) -> Path:
     """Store a row, in place of an older one of the same identity. Raises StorageError."""
     path = _folder(artifacts, row.sweep, row.cell) / _name(identify(row))
-    buffer = io.BytesIO()
-    pq.write_table(
-        to_table(row),
-        buffer,
-        compression="zstd",
-        write_page_checksum=True,
-        # Of no use for one line, and twice the bytes and the time.
-        use_dictionary=False,
-        write_statistics=False,
-    )
-    atomic_write(path, buffer.getvalue())
+    # A dictionary and statistics are of no use for one line, and twice the bytes and the time.
+    write_table(path, schema.to_table(row), use_dictionary=False, write_statistics=False)
     return path
+
+
+def write_table(path: Path, table: pa.Table, **how: object) -> None:
+    """Write a Parquet file, its pages with checksums, whole or not at all. Raises StorageError."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True, **how)
+    atomic_write(path, buffer.getvalue())
 
 
 def find(artifacts: Path, sweep: str, identity: Identity) -> Row | None:
@@ -88,27 +60,38 @@ def find(artifacts: Path, sweep: str, identity: Identity) -> Row | None:
 
     A row of more repeats will do, one of fewer never. Raises StorageError for a damaged file.
     """
-    folder = _folder(artifacts, sweep, identity.cell)
-    for repeats, path in sorted(_siblings(folder, identity.stem), reverse=True):
-        if repeats < identity.repeats:
-            break
-        row = load(path)
-        if row.status in FINAL_STATUSES:
-            return row
-    return None
+    found = [
+        (repeats, load(path))
+        for repeats, path in _siblings(_folder(artifacts, sweep, identity.cell), identity.stem)
+        if repeats >= identity.repeats
+    ]
+    for path in packed_files(artifacts, sweep):
+        index = _index(path, path.stat().st_mtime_ns)
+        for repeats, position in index.get((identity.cell, identity.stem), ()):
+            if repeats >= identity.repeats:
+                found.append((repeats, _row_at(path, position)))
+    found.sort(key=lambda pair: (pair[0], pair[1].started_at), reverse=True)
+    return next((row for _, row in found if row.status in FINAL_STATUSES), None)
 
 
 def read(artifacts: Path, sweep: str) -> Stored:
-    """All rows of a sweep, of every age, ordered by cell and file name.
+    """All rows of a sweep, of every age, ordered by cell and identity.
 
-    One file that is damaged, or of another version, hides no other row: it becomes a problem.
-    Temporary files are not seen.
+    One file that is damaged, or of another version, hides no other row: it becomes a problem. Of rows with
+    the same identity, the newest counts. Temporary files are not seen.
     """
-    paths, problems = _files(_sweep_folder(artifacts, sweep))
+    paths, problems = files(artifacts, sweep)
+    tables, unread = read_tables(paths, entries.COLUMNS)
+    return Stored(tuple(newest(entries.from_table(tables))), tuple(problems + unread))
+
+
+def read_tables(paths: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, list[StorageError]]:
+    """The rows of these files in one table, in their order, and an error for each that is damaged."""
     with ThreadPoolExecutor() as pool:
-        loaded = list(pool.map(_try_load, paths))
-    problems += [item for item in loaded if isinstance(item, StorageError)]
-    return Stored(tuple(item for item in loaded if isinstance(item, Row)), tuple(problems))
+        loaded = list(pool.map(lambda path: _try_load(path, columns), paths))
+    problems = [item for item in loaded if isinstance(item, StorageError)]
+    tables = [item for item in loaded if isinstance(item, pa.Table)]
+    return pa.concat_tables([schema.of_columns(columns).empty_table(), *tables]), problems
 
 
 def sweeps(artifacts: Path) -> list[str]:
@@ -118,82 +101,102 @@ def sweeps(artifacts: Path) -> list[str]:
 
 
 def load(path: Path) -> Row:
-    """Read one file. Raises StorageError that names it when it is damaged or is not where it belongs."""
+    """Read the file of one row. Raises StorageError as `load_table`."""
+    return schema.to_row(load_table(path))
+
+
+def load_table(path: Path, columns: Sequence[str] = schema.SCHEMA.names) -> pa.Table:
+    """The rows of a file, in this version. Raises StorageError for one that is damaged or misplaced."""
+    is_packed = path.name.startswith(PACKED)
     try:
+        # Whole, where a map would do: a file that is replaced meanwhile must not be half of each.
         data = path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        row = to_row(file.read(use_threads=False))
+        asked = columns if is_packed else [*columns, *identity.ROW_ID_COLUMNS]
+        stored = schema.stored_columns(file.schema_arrow, asked)
+        table = schema.upgrade(file.read(stored, use_threads=is_packed), list(dict.fromkeys(asked)))
+        if not is_packed:
+            _check_home(path, table)
+        return table.select(columns)
     except StorageError as error:
         raise StorageError(f"{path}: {error.cause}", error.next_step) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise StorageError(f"{path} is damaged: {reason}", "delete it and run the sweep again") from error
-    # A renamed copy would count as one more process.
-    if not path.as_posix().endswith(f"/{row.cell}/{_name(identify(row))}"):
-        raise StorageError(f"{path} holds another row than its name says", "delete it, or move it back")
-    return row
 
 
-def latest(rows: Iterable[Row]) -> list[Row]:
-    """The rows that are true today: of each place the newest code only, of each replicate one row.
-
-    A place is a cell on a device with a runner, a number of threads, emulated or not; its newest row
-    says which inputs_key counts. Of several rows of one replicate the newest counts, but a quick
-    look hides no publishable row and joins none. A row that reached no device (its `device` is empty)
-    counts until there is a newer one of its cell and replicate.
-    """
-    places: dict[tuple[object, ...], list[Row]] = {}
-    newest: dict[tuple[str, int], datetime] = {}
-    for row in rows:
-        places.setdefault(place_of(row), []).append(row)
-        attempt = row.cell, row.replicate
-        newest[attempt] = max(row.started_at, newest.get(attempt, row.started_at))
-    current = [row for group in places.values() for row in _current(group)]
-    return [row for row in current if row.device or row.started_at == newest[row.cell, row.replicate]]
-
-
-def _current(rows: list[Row]) -> list[Row]:
-    """What `latest` keeps of the rows of one place."""
-    newest_first = sorted(rows, key=lambda row: row.started_at, reverse=True)
-    chosen: dict[int, Row] = {}
-    for row in newest_first:
-        if row.inputs_key != newest_first[0].inputs_key:
-            continue
-        known = chosen.setdefault(row.replicate, row)
-        if row.publishable and not known.publishable:
-            chosen[row.replicate] = row
-    kept = [chosen[replicate] for replicate in sorted(chosen)]
-    if any(row.publishable for row in kept):
-        kept = [row for row in kept if row.publishable or row.status != "measured"]
-    return kept
-
-
-def place_of(row: Row) -> tuple[str, str, str, int, bool]:
-    """What must be equal for rows to be replicates of each other, if their inputs_key is."""
-    return row.cell, row.device, row.runner, row.threads, row.emulated
-
-
-def _try_load(path: Path) -> Row | StorageError:
-    try:
-        return load(path)
-    except StorageError as error:
-        return error
-
-
-def _files(folder: Path) -> tuple[list[Path], list[StorageError]]:
+def files(artifacts: Path, sweep: str) -> tuple[list[Path], list[StorageError]]:
+    """The files of a sweep in order, and an error for each folder that cannot be read."""
+    folder = sweep_folder(artifacts, sweep)
     problems: list[StorageError] = []
     if not folder.is_dir():
         return [], problems
-    walk = os.walk(folder, onerror=lambda error: problems.append(_unreadable(Path(error.filename), error)))
+    walk = os.walk(folder, onerror=lambda error: problems.append(unreadable(Path(error.filename), error)))
     paths = [Path(parent, name) for parent, _, names in walk for name in names]
     return sorted(path for path in paths if path.suffix == _SUFFIX), problems
 
 
-def _unreadable(path: Path, error: OSError) -> StorageError:
+def packed_files(artifacts: Path, sweep: str) -> list[Path]:
+    """The files of many rows of a sweep."""
+    return sorted(sweep_folder(artifacts, sweep).glob(f"{PACKED}*{_SUFFIX}"))
+
+
+def packed_path(artifacts: Path, sweep: str, name: str) -> Path:
+    return sweep_folder(artifacts, sweep) / f"{PACKED}{name}{_SUFFIX}"
+
+
+def sweep_folder(artifacts: Path, sweep: str) -> Path:
+    """Raises StorageError for a sweep whose name cannot be that of a folder."""
+    return artifacts / FOLDER / _checked(sweep)
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path} cannot be read: {error.strerror}", "check its permissions and the disk")
+
+
+def _try_load(path: Path, columns: Sequence[str]) -> pa.Table | StorageError:
+    try:
+        return load_table(path, columns)
+    except StorageError as error:
+        return error
+
+
+def _check_home(path: Path, table: pa.Table) -> None:
+    """Raises StorageError unless this is one row, in a file of its name: a copy would count as a process."""
+    if table.num_rows != 1:
+        raise StorageError(f"it holds {table.num_rows} rows, not one", "move it away")
+    schema.check_ids(table)
+    ((columns),) = table.select(identity.COLUMNS).to_pylist()
+    home = f"/{columns['cell']}/{_name(Identity(**columns))}"
+    if not path.as_posix().endswith(home):
+        raise StorageError("it holds another row than its name says", "delete it, or move it back")
+
+
+def newest(rows: Iterable[Entry]) -> list[Entry]:
+    """Of rows with the same identity the newest alone, ordered by cell and identity."""
+    found: dict[Identity, Entry] = {}
+    for row in rows:
+        known = found.setdefault(identify(row), row)
+        if row.started_at > known.started_at:
+            found[identify(row)] = row
+    return [found[key] for key in sorted(found, key=lambda key: (key.cell, key.stem, key.repeats))]
+
+
+@lru_cache(maxsize=64)
+def _index(path: Path, modified_ns: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Where in a file of many rows those of a cell and stem are: repeats and position of each."""
+    index: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for position, columns in enumerate(load_table(path, identity.COLUMNS).to_pylist()):
+        found = Identity(**columns)
+        index.setdefault((found.cell, found.stem), []).append((found.repeats, position))
+    return index
+
+
+def _row_at(path: Path, position: int) -> Row:
+    return schema.to_row(load_table(path).slice(position, 1))
 
 
 def _siblings(folder: Path, stem: str) -> list[tuple[int, Path]]:
@@ -204,16 +207,12 @@ def _siblings(folder: Path, stem: str) -> list[tuple[int, Path]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     return [(int(match[1]), path) for match, path in matches if match]
 
 
 def _folder(artifacts: Path, sweep: str, cell: str) -> Path:
-    return _sweep_folder(artifacts, sweep).joinpath(*map(_checked, cell.split("/")))
-
-
-def _sweep_folder(artifacts: Path, sweep: str) -> Path:
-    return artifacts / FOLDER / _checked(sweep)
+    return sweep_folder(artifacts, sweep).joinpath(*map(_checked, cell.split("/")))
 
 
 def _name(identity: Identity) -> str:
@@ -226,8 +225,3 @@ def _checked(name: str) -> str:
             f"{name!r} cannot name a file", "change that part of the sweep's or the cell's name"
         )
     return name
-
-
-def _short(key: str) -> str:
-    """Enough of a hash to tell it apart; what is no hash becomes one, so that no two names share a start."""
-    return key[:16] if _HASH.fullmatch(key) else digest(key)[:16]

@@ -14,11 +14,12 @@ from dlas.errors import EngineError, TargetError, UsageError
 from dlas.hardware import targets
 from dlas.measurement.measure import TOLERANCE
 from dlas.progress import Progress
-from dlas.results import report, store
+from dlas.results import report
 from dlas.trial import Settings
 from dlas.values import ContainerImage, Row, Target
 from tests.integration.board import Board
 from tests.integration.images import image_of
+from tests.stored import stored_rows
 
 pytestmark = [pytest.mark.docker, pytest.mark.board, pytest.mark.qemu, pytest.mark.aarch64]
 
@@ -132,7 +133,7 @@ def test_a_board_that_is_emulated_is_checked_and_kept_apart_from_real_ones(
     monkeypatch.setattr(pipeline, "measure", measured_again)
     assert run(target) == rows
     assert capsys.readouterr().out.count("emulated, cached") == 3
-    assert len(store.read(root, "trial").rows) == 4
+    assert len(stored_rows(root, "trial")) == 4
 
 
 def test_a_board_on_a_stand_in_says_so(run: Run, xavier: tuple[Target, ContainerImage]) -> None:
@@ -150,7 +151,7 @@ def test_another_kind_of_processor_is_refused_unless_emulation_is_meant(
     ) as failure:
         run(hikey[0], DENSE, emulate=False)
     assert "--emulate" in failure.value.next_step
-    assert store.read(root, "trial").rows == ()
+    assert stored_rows(root, "trial") == ()
 
 
 def test_there_is_nothing_to_emulate_where_the_processor_is_the_targets(
@@ -159,7 +160,7 @@ def test_there_is_nothing_to_emulate_where_the_processor_is_the_targets(
     target = replace(targets.load("x86"), detected="")
     with pytest.raises(UsageError, match=f"{standing_board.host} is x86_64 itself.*leave --emulate out"):
         run(target, DENSE)
-    assert store.read(root, "trial").rows == ()
+    assert stored_rows(root, "trial") == ()
 
 
 def test_what_was_detected_here_is_no_board(run: Run, root: Path) -> None:
@@ -167,4 +168,4 @@ def test_what_was_detected_here_is_no_board(run: Run, root: Path) -> None:
         TargetError, match="its values were detected on this machine, not at ssh://dlas-board"
     ):
         run(targets.load("x86"), DENSE, emulate=False)
-    assert store.read(root, "trial").rows == ()
+    assert stored_rows(root, "trial") == ()

@@ -14,11 +14,11 @@ from dlas.errors import DeviceBusyError, SweepIncomplete
 from dlas.hardware.device import DockerDevice
 from dlas.measurement import patience
 from dlas.progress import Progress
-from dlas.results import store
 from dlas.trial import Settings
 from dlas.values import Artifact, Device, Job, Row, Samples, Target
 from tests.integration.board import Board
 from tests.integration.watching import SOON_S, running
+from tests.stored import stored_rows
 
 pytestmark = [pytest.mark.docker, pytest.mark.board]
 
@@ -100,7 +100,7 @@ def test_a_board_that_goes_away_costs_its_cell_and_the_next_run_goes_on(
     fault.call, fault.afterwards = 2, fault.board.start
     with pytest.raises(SweepIncomplete, match="3 cells"):
         run()
-    rows = {row.algorithm: row for row in store.read(root, "trial").rows}
+    rows = {row.algorithm: row for row in stored_rows(root, "trial")}
     states = {name: row.status for name, row in rows.items()}
     assert states == {"direct": "measured", "gemm": "failed", "spatial_pack": "measured"}
     assert rows["gemm"].reason.startswith(f"{target.name}: its engine is gone: ")
@@ -113,7 +113,7 @@ def test_a_board_that_goes_away_costs_its_cell_and_the_next_run_goes_on(
     assert {name: again[name] for name in ("direct", "spatial_pack")} == {
         name: rows[name] for name in ("direct", "spatial_pack")
     }
-    assert {row.algorithm: row for row in store.read(root, "trial").rows} == again
+    assert {row.algorithm: row for row in stored_rows(root, "trial")} == again
 
 
 def test_a_board_that_comes_back_is_waited_for(
@@ -147,7 +147,7 @@ def test_a_board_that_stays_away_fails_the_cell_after_its_tries(
     fault.call = 1
     with pytest.raises(SweepIncomplete):
         run("*/direct/*", retries=1)
-    (row,) = store.read(root, "trial").rows
+    (row,) = stored_rows(root, "trial")
     assert (row.status, len(fault.calls)) == ("failed", 2)
     assert "Connection refused" in row.reason
 
@@ -158,6 +158,6 @@ def test_a_busy_board_ends_the_sweep_and_fails_no_cell(
     hanging = replace(job, module=evil("for (;;) pause();"), timeout_s=300)
     with running(remote, hanging), pytest.raises(DeviceBusyError, match="the device is busy"):
         run("*/direct/*")
-    assert store.read(root, "trial").rows == ()
+    assert stored_rows(root, "trial") == ()
     (row,) = run("*/direct/*")
     assert row.status == "measured"

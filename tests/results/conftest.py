@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from dlas.results.schema import SCHEMA_VERSION
+from dlas.results.entries import Entry, from_table
+from dlas.results.schema import SCHEMA_VERSION, to_table
 from dlas.values import REPEATS, Row
 
 START = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -15,6 +17,16 @@ START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def make_row() -> Callable[..., Row]:
     return _make_row
+
+
+@pytest.fixture
+def make_entry() -> Callable[..., Entry]:
+    """The same, as it is read."""
+    return lambda **changes: entries_of([_make_row(**changes)])[0]
+
+
+def entries_of(rows: Sequence[Row]) -> list[Entry]:
+    return from_table(pa.concat_tables([to_table(row) for row in rows]))
 
 
 def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: Any) -> Row:
@@ -69,6 +81,7 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "reference_top1_fraction": None,
         "predictions_differing": None,
         "predictions_sha256": "",
+        "correct": [],
         "accuracy_reason": "no weights",
         "trained": False if status == "measured" else None,
         "weights": "untrained" if status == "measured" else "",
@@ -99,6 +112,7 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "stage_seconds": {"import": 1.0, "lower": 0.5, "compile": 1.5, "link": 0.25},
         "peak_rss_bytes": 80 << 20,
         "inputs_key": "cd" * 32,
+        "commit": "",
         "log": "",
     }
     return Row(**(fields | changes))

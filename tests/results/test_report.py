@@ -9,10 +9,12 @@ import pytest
 
 from dlas.errors import UsageError
 from dlas.results import store
+from dlas.results.entries import Entry
 from dlas.results.report import render, report
 from dlas.values import Row
 
 MakeRow = Callable[..., Row]
+MakeEntry = Callable[..., Entry]
 GEMM = "cifar10/resnet18/dense/fp32/dense/gemm/scheduled/x86_avx"
 DIRECT = GEMM.replace("gemm", "direct")
 OTHER_MODEL = GEMM.replace("resnet18", "vgg16")
@@ -29,10 +31,10 @@ def line_of(text: str, *words: str) -> str:
     return line
 
 
-def test_fastest_comes_first_and_is_the_measure(make_row: MakeRow) -> None:
+def test_fastest_comes_first_and_is_the_measure(make_entry: MakeEntry) -> None:
     rows = [
-        make_row(cell=DIRECT, samples=around(15_000_000), trained=True),
-        make_row(cell=GEMM, samples=around(10_000_000), trained=True, fallbacks=["conv2d_7"]),
+        make_entry(cell=DIRECT, samples=around(15_000_000), trained=True),
+        make_entry(cell=GEMM, samples=around(10_000_000), trained=True, fallbacks=["conv2d_7"]),
     ]
     heading, gemm, direct = render(rows).splitlines()[1:4]
     assert heading.split() == [
@@ -56,62 +58,65 @@ def test_fastest_comes_first_and_is_the_measure(make_row: MakeRow) -> None:
     assert direct.split()[5:] == ["1.50x", "1x150", "2.5e-07", "measured", DIRECT]
 
 
-def test_accuracy_comes_with_its_number_of_images_and_interval(make_row: MakeRow) -> None:
-    digits = make_row(trained=True, top1_fraction=354 / 360, top1_n=360)
+def test_accuracy_comes_with_its_number_of_images_and_interval(make_entry: MakeEntry) -> None:
+    digits = make_entry(trained=True, top1_fraction=354 / 360, top1_n=360)
     assert "  98.3% (96.4% .. 99.2%) of 360  " in line_of(render([digits]), GEMM)
-    imagenet = make_row(trained=True, top1_fraction=0.76, top5_fraction=0.929, top1_n=1000)
+    imagenet = make_entry(trained=True, top1_fraction=0.76, top5_fraction=0.929, top1_n=1000)
     assert "76.0% (73.3% .. 78.5%) of 1000, top-5 92.9%" in line_of(render([imagenet]), GEMM)
 
 
-def test_accuracy_fits_on_a_narrow_terminal(make_row: MakeRow) -> None:
-    narrow = render([make_row(trained=True, top1_fraction=0.95, top1_n=20)], width=80)
+def test_accuracy_fits_on_a_narrow_terminal(make_entry: MakeEntry) -> None:
+    narrow = render([make_entry(trained=True, top1_fraction=0.95, top1_n=20)], width=80)
     assert line_of(narrow, GEMM) == f"  {GEMM}  top-1 95.0% (76.4% .. 99.1%) of 20"
     assert line_of(narrow, "1x150").endswith("2.5e-07  measured")
 
 
-def test_the_time_of_the_stages_is_at_the_end(make_row: MakeRow) -> None:
+def test_the_time_of_the_stages_is_at_the_end(make_entry: MakeEntry) -> None:
     assert (
-        render([make_row()]).splitlines()[-1] == "time: import 1.0 s, lower 0.5 s, compile 1.5 s, link 0.2 s"
+        render([make_entry()]).splitlines()[-1]
+        == "time: import 1.0 s, lower 0.5 s, compile 1.5 s, link 0.2 s"
     )
 
 
-def test_all_numbers_of_a_section_have_one_unit(make_row: MakeRow) -> None:
-    text = render([make_row(samples=around(200_000)), make_row(cell=OTHER_MODEL, samples=around(3_000_000))])
+def test_all_numbers_of_a_section_have_one_unit(make_entry: MakeEntry) -> None:
+    text = render(
+        [make_entry(samples=around(200_000)), make_entry(cell=OTHER_MODEL, samples=around(3_000_000))]
+    )
     assert "median us" in text
     assert line_of(text, GEMM).split()[0] == "200.000"
     assert line_of(text, OTHER_MODEL).split()[0] == "3000.000"
 
 
-def test_impossible_times_are_shown(make_row: MakeRow) -> None:
-    assert line_of(render([make_row(samples=[0] * 150)]), GEMM).split()[:2] == ["0.000", "0.000"]
+def test_impossible_times_are_shown(make_entry: MakeEntry) -> None:
+    assert line_of(render([make_entry(samples=[0] * 150)]), GEMM).split()[:2] == ["0.000", "0.000"]
 
 
-def test_models_do_not_compete(make_row: MakeRow) -> None:
+def test_models_do_not_compete(make_entry: MakeEntry) -> None:
     text = render(
-        [make_row(samples=around(5_000_000)), make_row(cell=OTHER_MODEL, samples=around(50_000_000))]
+        [make_entry(samples=around(5_000_000)), make_entry(cell=OTHER_MODEL, samples=around(50_000_000))]
     )
     assert "1.00x" in line_of(text, GEMM)
     assert "1.00x" in line_of(text, OTHER_MODEL)
 
 
 @pytest.mark.parametrize("place", [{"runner": "docker"}, {"device": "77" * 32}, {"threads": 1}])
-def test_places_do_not_compete(make_row: MakeRow, place: dict[str, object]) -> None:
-    text = render([make_row(samples=around(5_000_000)), make_row(samples=around(9_000_000), **place)])
+def test_places_do_not_compete(make_entry: MakeEntry, place: dict[str, object]) -> None:
+    text = render([make_entry(samples=around(5_000_000)), make_entry(samples=around(9_000_000), **place)])
     assert text.count("x86_avx on ") == 2
     assert text.count("1.00x") == 2
 
 
-def test_a_gpu_is_named_with_its_timer(make_row: MakeRow) -> None:
-    failed = make_row(status="failed", cell=OTHER_MODEL, timer="events")
-    text = render([make_row(gpu="CUDA, Xavier, sm_72, driver for CUDA 11.4", timer="events"), failed])
+def test_a_gpu_is_named_with_its_timer(make_entry: MakeEntry) -> None:
+    failed = make_entry(status="failed", cell=OTHER_MODEL, timer="events")
+    text = render([make_entry(gpu="CUDA, Xavier, sm_72, driver for CUDA 11.4", timer="events"), failed])
     assert text.splitlines()[0] == (
         "x86_avx on CUDA, Xavier, sm_72, driver for CUDA 11.4 (3f2a3f2a3f2a), local runner, 2 threads, "
         "timed by its driver's events"
     )
 
 
-def test_replicates_share_a_line_and_five_make_an_interval(make_row: MakeRow) -> None:
-    rows = [make_row(replicate=i, samples=around((10 + i) * 1_000_000)) for i in range(5)]
+def test_replicates_share_a_line_and_five_make_an_interval(make_entry: MakeEntry) -> None:
+    rows = [make_entry(replicate=i, samples=around((10 + i) * 1_000_000)) for i in range(5)]
     few, many = render(rows[:4]), render(rows)
     assert " 4x150 " in line_of(few, GEMM)
     assert "*" in line_of(few, GEMM)
@@ -121,26 +126,28 @@ def test_replicates_share_a_line_and_five_make_an_interval(make_row: MakeRow) ->
     assert line_of(many, GEMM).split()[0] == "12.000"
 
 
-def test_row_that_is_not_publishable_says_so_and_is_no_measure(make_row: MakeRow) -> None:
-    text = render([make_row(samples=around(10_000_000)), make_row(cell=DIRECT, samples=around(5_000_000, 4))])
+def test_row_that_is_not_publishable_says_so_and_is_no_measure(make_entry: MakeEntry) -> None:
+    text = render(
+        [make_entry(samples=around(10_000_000)), make_entry(cell=DIRECT, samples=around(5_000_000, 4))]
+    )
     quick = line_of(text, DIRECT)
     assert "0.50x    1x4 " in quick
     assert "not publishable (4 of 150)" in quick
     assert " -  " in quick  # no interval from so few
     assert "not publishable" not in line_of(text, GEMM)
-    alone = render([make_row(samples=around(5_000_000, 5))])
+    alone = render([make_entry(samples=around(5_000_000, 5))])
     assert "1.00x" in line_of(alone, GEMM)
-    unfit = render([make_row(publishable=False)])
+    unfit = render([make_entry(publishable=False)])
     assert "not publishable" in line_of(unfit, GEMM)
 
 
-def test_what_did_not_run_gives_its_reason(make_row: MakeRow) -> None:
+def test_what_did_not_run_gives_its_reason(make_entry: MakeEntry) -> None:
     rows = [
-        make_row(),
-        make_row(
+        make_entry(),
+        make_entry(
             cell=DIRECT, status="wrong_output", reason="error over scale 0.3, tolerance 1e-4", replicate=1
         ),
-        make_row(cell=OTHER_MODEL, status="failed", reason="died\n\x1b[31mof signal 11"),
+        make_entry(cell=OTHER_MODEL, status="failed", reason="died\n\x1b[31mof signal 11"),
     ]
     text = render(rows)
     assert line_of(text, "wrong_output ").endswith(
@@ -151,9 +158,9 @@ def test_what_did_not_run_gives_its_reason(make_row: MakeRow) -> None:
     assert all(letter.isprintable() or letter == "\n" for letter in text)
 
 
-def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_row: MakeRow) -> None:
-    emulated = make_row(cell=DIRECT, status="emulated", emulated=True, samples=around(777_000_000))
-    text = render([emulated, make_row(max_error_over_scale=3e-7)])
+def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_entry: MakeEntry) -> None:
+    emulated = make_entry(cell=DIRECT, status="emulated", emulated=True, samples=around(777_000_000))
+    text = render([emulated, make_entry(max_error_over_scale=3e-7)])
     real, unreal, _ = text.split("\n\n")
     assert GEMM in real
     assert DIRECT not in real
@@ -161,14 +168,14 @@ def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_row: MakeRow)
     assert "777" not in text
 
 
-def test_emulated_row_is_never_timed_whatever_its_status(make_row: MakeRow) -> None:
-    text = render([make_row(emulated=True, samples=around(777_000_000))])
+def test_emulated_row_is_never_timed_whatever_its_status(make_entry: MakeEntry) -> None:
+    text = render([make_entry(emulated=True, samples=around(777_000_000))])
     assert "median" not in text
     assert "777" not in text
 
 
-def test_invalid_row_that_names_no_device_is_shown(make_row: MakeRow) -> None:
-    row = make_row(
+def test_invalid_row_that_names_no_device_is_shown(make_entry: MakeEntry) -> None:
+    row = make_entry(
         status="invalid", reason="no float16 here", device="", device_model="", runner="", threads=0
     )
     assert render([row]).splitlines()[:2] == [
@@ -177,14 +184,14 @@ def test_invalid_row_that_names_no_device_is_shown(make_row: MakeRow) -> None:
     ]
 
 
-def test_nan_error_stays_visible(make_row: MakeRow) -> None:
-    rows = [make_row(), make_row(replicate=1, max_error_over_scale=math.nan)]
+def test_nan_error_stays_visible(make_entry: MakeEntry) -> None:
+    rows = [make_entry(), make_entry(replicate=1, max_error_over_scale=math.nan)]
     assert " nan " in line_of(render(rows), GEMM)
     assert " nan " in line_of(render(rows[::-1]), GEMM)
 
 
-def test_wide_text_has_a_line_for_each_cell_and_narrow_text_cuts_nothing(make_row: MakeRow) -> None:
-    rows = [make_row(), make_row(cell=DIRECT)]
+def test_wide_text_has_a_line_for_each_cell_and_narrow_text_cuts_nothing(make_entry: MakeEntry) -> None:
+    rows = [make_entry(), make_entry(cell=DIRECT)]
     wide, narrow = render(rows), render(rows, width=80)
     assert render(rows, width=200) == wide
     for cell in (GEMM, DIRECT):
@@ -228,8 +235,8 @@ def test_sweep_without_results_names_those_with(tmp_path: Path, make_row: MakeRo
         report(tmp_path, "smoke")
 
 
-def test_a_tuned_row_says_what_its_search_came_to(make_row: MakeRow) -> None:
-    tuned = make_row(cell=GEMM.replace("scheduled", "tuned"), tuning_trials=1200, tuned_fraction=0.95)
-    text = render([tuned, make_row(cell=GEMM, samples=around(15_000_000))])
-    assert "95% tuned in 1200 trials" in line_of(text, "gemm/tuned")
+def test_a_tuned_row_says_what_its_search_came_to(make_entry: MakeEntry) -> None:
+    tuned = make_entry(cell=GEMM.replace("scheduled", "tuned"), tuning_trials=1200, tuned_fraction=0.95)
+    text = render([tuned, make_entry(cell=GEMM, samples=around(15_000_000))])
+    assert "95% tuned in 1,200 trials" in line_of(text, "gemm/tuned")
     assert "tuned" not in line_of(text, "gemm/scheduled")

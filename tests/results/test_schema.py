@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlas.errors import StorageError
-from dlas.results.schema import SCHEMA, SCHEMA_VERSION, arrow_type, to_row, to_table
+from dlas.results.identity import row_id
+from dlas.results.schema import ADDED, SCHEMA, SCHEMA_VERSION, arrow_type, to_row, to_table
 from dlas.values import Row
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -26,6 +27,7 @@ BY_HINT = {
     "bool | None": st.none() | st.booleans(),
     "str": st.text(max_size=20),
     "list[int]": st.lists(INT64, max_size=5),
+    "list[bool]": st.lists(st.booleans(), max_size=5),
     "list[str]": st.lists(st.text(max_size=5), max_size=3),
     "dict[str, str]": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     "dict[str, float]": st.dictionaries(st.text(max_size=5), FLOAT, max_size=3),
@@ -45,7 +47,7 @@ def test_row_survives_a_table(row: Row) -> None:
 
 
 def test_every_field_is_a_column_of_its_type() -> None:
-    assert SCHEMA.names == [field.name for field in dataclasses.fields(Row)]
+    assert SCHEMA.names == ["id", *(field.name for field in dataclasses.fields(Row))]
     assert SCHEMA.field("samples_ns").type == pa.list_(pa.int64())
     assert SCHEMA.field("kernels").type == pa.list_(pa.string())
     assert SCHEMA.field("versions").type == pa.map_(pa.string(), pa.string())
@@ -99,9 +101,52 @@ def test_other_tables_are_refused(make_row: Callable[..., Row]) -> None:
     table = to_table(make_row())
     with pytest.raises(StorageError, match="not a row of dlas"):
         to_row(table.replace_schema_metadata(None))
-    with pytest.raises(StorageError, match=f"version 999, this dlas reads {SCHEMA_VERSION}"):
+    with pytest.raises(StorageError, match=f"version 999, this dlas reads 2 to {SCHEMA_VERSION}"):
         to_row(table.replace_schema_metadata({"dlas.schema_version": "999"}))
     with pytest.raises(StorageError, match="columns"):
         to_row(table.drop_columns("threads"))
     with pytest.raises(StorageError, match="columns"):
+        to_row(table.append_column("more", pa.array([1])))
+    with pytest.raises(StorageError, match="columns"):
+        to_row(table.set_column(table.schema.get_field_index("threads"), "threads", pa.array(["two"])))
+    with pytest.raises(StorageError, match="columns"):
+        to_row(table.set_column(table.schema.get_field_index("threads"), "threads", pa.nulls(1, pa.int64())))
+    with pytest.raises(StorageError, match="2 rows, not one"):
         to_row(pa.concat_tables([table, table]))
+    with pytest.raises(StorageError, match="another id"):
+        to_row(table.set_column(0, SCHEMA.field(0), pa.array(["0" * 16])))
+
+
+# What rows looked like: the columns that each version had not yet.
+LATER = {
+    2: "level_fraction weight_sparsity_fraction mac_sparsity_fraction weight_bytes dense_weight_bytes "
+    "arithmetic float32_error_over_scale oracle finetuning calibration ops_integer ops_sparse",
+    3: "",
+    4: "image_base stand_in",
+    5: "tuning_trials tuning_seconds tuning_sha256 tuned_fraction",
+    6: "gpu timer",
+    7: "id correct commit",
+}
+
+
+@pytest.mark.parametrize("version", LATER)
+def test_older_rows_are_read(make_row: Callable[..., Row], version: int) -> None:
+    row = make_row(schema_version=SCHEMA_VERSION)
+    missing = " ".join(words for since, words in LATER.items() if since >= version).split()
+    old = to_table(row).drop_columns(missing)
+    old = old.set_column(0, "schema_version", pa.array([version]))
+    found = to_row(old.replace_schema_metadata({"dlas.schema_version": str(version)}))
+    assert row_id(vars(found)) == row_id(vars(row))
+    kept = {name: value for name, value in vars(row).items() if name not in missing}
+    filled = {name: ADDED[name] for name in missing if name != "id"}
+    assert vars(found) == kept | filled
+    # What may have no value then has none, and what must have one has the one that was true.
+    assert all(filled[name] is not None or SCHEMA.field(name).nullable for name in filled)
+
+
+def test_an_older_row_must_have_what_its_version_had(make_row: Callable[..., Row]) -> None:
+    table = to_table(make_row()).drop_columns(["id", "threads"])
+    with pytest.raises(StorageError, match="columns"):
+        to_row(table.replace_schema_metadata({"dlas.schema_version": "7"}))
+    with pytest.raises(StorageError, match="version 1, "):
+        to_row(table.replace_schema_metadata({"dlas.schema_version": "1"}))

@@ -63,7 +63,12 @@ def test_at_most_one_in_twenty_verdicts_is_false(name: str, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shift", "least"),
-    [("plain", 1.03, 1.0), ("processes differ", 1.10, 0.95), ("samples follow", 1.05, 0.9), ("drift", 1.10, 0.9)],
+    [
+        ("plain", 1.03, 1.0),
+        ("processes differ", 1.10, 0.95),
+        ("samples follow", 1.05, 0.9),
+        ("drift", 1.10, 0.9),
+    ],
 )
 def test_what_is_there_is_found(name: str, shift: float, least: float) -> None:
     slower, faster = (words(WORLDS[name], 10, 60, scale) for scale in (shift, 1 / shift))
