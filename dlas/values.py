@@ -535,10 +535,10 @@ class Evaluation:
 class Accuracy:
     """How often an artifact is right, on the device. Fractions are of n images.
 
-    top5_fraction is None where there are too few classes for it to tell anything. predictions_sha256
-    hashes the predicted classes (int64, little-endian). correct: bool (n,), in the order of the images, so
-    that two artifacts can be compared image by image. reference_top1_fraction is the oracle's on the
-    same images; differing counts images on which the artifact predicts another class than the oracle.
+    top5_fraction is None where there are too few classes for it to tell anything. predictions_sha256 hashes
+    the predicted classes (int64, little-endian). misclassified: int64, the indices of the images that it gets
+    wrong, so that two artifacts can be compared image by image. reference_top1_fraction is the oracle's on
+    the same images; differing counts images on which the artifact predicts another class than the oracle.
     status, reason and max_error_over_scale (of all outputs) are as in `Samples`, the seconds as in
     `JobResult`.
     """
@@ -550,7 +550,7 @@ class Accuracy:
     top5_fraction: float | None
     n: int
     predictions_sha256: str
-    correct: np.ndarray
+    misclassified: np.ndarray
     reference_top1_fraction: float
     differing: int
     run_seconds: float
@@ -561,15 +561,14 @@ class Accuracy:
 class Row:
     """One line of the results, and the schema of their Parquet: the field's type is the column's.
 
-    Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None.
-    level_fraction: what compression became, 0 for dense. oracle: pytorch or onnxruntime, whose outputs are
-    compared with, and whose predictions the reference_ and predictions_ columns speak of. accuracy_reason:
-    why there is no accuracy. correct: of each image, in their order, whether the artifact was right. commit:
-    of dlas, with `-dirty` behind it where sources were changed since; empty outside git. gpu: as in
-    `JobResult`; timer: as in `Gpu`, wall on a CPU. stage_seconds: what each stage took, also where its outcome
-    was cached. Of a tuned cell: tuning_trials and tuning_seconds are those of the searches that its choices
-    come from, however old; tuning_sha256 is of the choices, tuned_fraction the share of its convolutions
-    that has one.
+    Times are nanoseconds, sizes bytes. A row that was not measured has empty lists and None. level_fraction:
+    what compression became, 0 for dense. oracle: pytorch or onnxruntime, whose outputs are compared with, and
+    whose predictions the reference_ and predictions_ columns speak of. accuracy_reason: why there is no
+    accuracy. misclassified: indices of the images that the artifact got wrong. commit: of dlas, with `-dirty`
+    behind it where sources were changed since; empty outside git. gpu: as in `JobResult`; timer: as in `Gpu`,
+    wall on a CPU. stage_seconds: what each stage took, also where its outcome was cached. Of a tuned cell:
+    tuning_trials and tuning_seconds are those of the searches that its choices come from, however old;
+    tuning_sha256 is of the choices, tuned_fraction the share of its convolutions that has one.
     """
 
     schema_version: int
@@ -614,7 +613,7 @@ class Row:
     reference_top1_fraction: float | None
     predictions_differing: int | None
     predictions_sha256: str
-    correct: list[bool]
+    misclassified: list[int]
     accuracy_reason: str
     trained: bool | None
     weights: str

@@ -91,7 +91,7 @@ OWNERS: dict[str, set[str]] = {
     "zstandard": {"hardware.packing"},
     "tvm": {"algorithms", "systems"},
     "tvm_ffi": {"algorithms", "systems"},
-    "pyarrow": {"results"},
+    "pyarrow": {"results", "bench.results"},
     "onnx": {"compression.export", "compression.quantize", "systems.quantized"},
     "onnxruntime": {"bench", "compression.quantize"},
     "openvino": {"bench"},

@@ -63,7 +63,7 @@ def take_accuracy(
         top5_fraction=_top5_fraction(outputs, labels),
         n=n,
         predictions_sha256=hashlib.sha256(predictions.astype("<i8").tobytes()).hexdigest(),
-        correct=predictions == labels,
+        misclassified=np.flatnonzero(predictions != labels),
         reference_top1_fraction=float((reference == labels).mean()),
         differing=int((predictions != reference).sum()),
         run_seconds=sum(result.run_seconds for result in results),

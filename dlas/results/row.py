@@ -60,7 +60,7 @@ def with_accuracy(row: Row, accuracy: Accuracy, evaluation: Evaluation) -> Row:
         reference_top1_fraction=accuracy.reference_top1_fraction,
         predictions_differing=accuracy.differing,
         predictions_sha256=accuracy.predictions_sha256,
-        correct=accuracy.correct.tolist(),
+        misclassified=accuracy.misclassified.tolist(),
         dataset_sha256=evaluation.dataset_sha256,
         stage_seconds=seconds,
     )
@@ -147,7 +147,7 @@ def blank(
         reference_top1_fraction=None,
         predictions_differing=None,
         predictions_sha256="",
-        correct=[],
+        misclassified=[],
         accuracy_reason=accuracy_reason,
         trained=weights.trained if weights else None,
         weights=weights.origin if weights else "",

@@ -39,7 +39,7 @@ ADDED: Mapping[str, Any] = {
     "gpu": "",
     "timer": "wall",
     # 8: what rows are compared by
-    "correct": [],
+    "misclassified": [],
     "commit": "",
 }
 

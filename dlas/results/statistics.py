@@ -53,18 +53,13 @@ def summarize(processes: Sequence[Samples], seed: int = 0) -> Summary:
     low, high = median_interval(processes, seed)
     lower, upper = np.quantile(np.concatenate(arrays), (0.25, 0.75))
     return Summary(
-        median_ns=median_of_medians(processes),
+        median_ns=float(np.median([np.median(array) for array in arrays])),
         iqr_ns=float(upper - lower),
         low_ns=low,
         high_ns=high,
         samples=sum(array.size for array in arrays),
         processes=len(arrays),
     )
-
-
-def median_of_medians(processes: Sequence[Samples]) -> float:
-    """Of one or more processes: each has one vote. Raises ValueError without any sample."""
-    return float(np.median([np.median(array) for array in _arrays(processes)]))
 
 
 def median_interval(processes: Sequence[Samples], seed: int = 0) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,8 +81,10 @@ def read(artifacts: Path, sweep: str) -> Stored:
     the same identity, the newest counts. Temporary files are not seen.
     """
     paths, problems = files(artifacts, sweep)
-    tables, unread = read_tables(paths, entries.COLUMNS)
-    return Stored(tuple(newest(entries.from_table(tables))), tuple(problems + unread))
+    table, unread = read_tables(paths, entries.COLUMNS)
+    if len(paths) > 1:
+        table = newest(table)
+    return Stored(tuple(entries.from_table(table)), tuple(problems + unread))
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, list[StorageError]]:
@@ -175,14 +177,17 @@ def _check_home(path: Path, table: pa.Table) -> None:
         raise StorageError("it holds another row than its name says", "delete it, or move it back")
 
 
-def newest(rows: Iterable[Entry]) -> list[Entry]:
+def newest(table: pa.Table) -> pa.Table:
     """Of rows with the same identity the newest alone, ordered by cell and identity."""
-    found: dict[Identity, Entry] = {}
-    for row in rows:
-        known = found.setdefault(identify(row), row)
-        if row.started_at > known.started_at:
-            found[identify(row)] = row
-    return [found[key] for key in sorted(found, key=lambda key: (key.cell, key.stem, key.repeats))]
+    names = [*identity.COLUMNS, "started_at"]
+    found: dict[tuple[object, ...], tuple[object, int]] = {}
+    for position, (*key, started_at) in enumerate(
+        zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    ):
+        known = found.get(tuple(key))
+        if known is None or started_at > known[0]:
+            found[tuple(key)] = started_at, position
+    return table.take(pa.array([found[key][1] for key in sorted(found)], pa.int64()))
 
 
 @lru_cache(maxsize=64)

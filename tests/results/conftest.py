@@ -81,7 +81,7 @@ def _make_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: 
         "reference_top1_fraction": None,
         "predictions_differing": None,
         "predictions_sha256": "",
-        "correct": [],
+        "misclassified": [],
         "accuracy_reason": "no weights",
         "trained": False if status == "measured" else None,
         "weights": "untrained" if status == "measured" else "",

@@ -27,7 +27,6 @@ BY_HINT = {
     "bool | None": st.none() | st.booleans(),
     "str": st.text(max_size=20),
     "list[int]": st.lists(INT64, max_size=5),
-    "list[bool]": st.lists(st.booleans(), max_size=5),
     "list[str]": st.lists(st.text(max_size=5), max_size=3),
     "dict[str, str]": st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
     "dict[str, float]": st.dictionaries(st.text(max_size=5), FLOAT, max_size=3),
@@ -125,7 +124,7 @@ LATER = {
     4: "image_base stand_in",
     5: "tuning_trials tuning_seconds tuning_sha256 tuned_fraction",
     6: "gpu timer",
-    7: "id correct commit",
+    7: "id misclassified commit",
 }
 
 
