@@ -24,7 +24,7 @@ from dlas.results.svg import (
 _MARGIN = 0.04  # of the range, beyond the outermost value
 _TICK_PX = 4.0
 _GAP_PX = 12.0  # between the labels of two ticks
-_LEAST_PX = 26.0  # between two ticks
+_LEAST_PX = 26.0  # between two ticks of a vertical axis; more on a horizontal one
 _SAME = 1e-9  # a range below this share of its values is none
 
 Tick = tuple[float, str]
@@ -125,14 +125,11 @@ class Scale:
         return found[:1]
 
     def _have_room(self, ticks: Sequence[Tick]) -> bool:
-        is_vertical = self.end_px < self.start_px
-        for (a, left), (b, right) in pairwise(ticks):
-            labels = (
-                0.0 if is_vertical else (text_width(left, TICK_PX) + text_width(right, TICK_PX)) / 2 + _GAP_PX
-            )
-            if abs(self.place(b) - self.place(a)) < max(_LEAST_PX, labels):
-                return False
-        return True
+        if len(ticks) < 2:
+            return True
+        widest = max(text_width(label, TICK_PX) for _, label in ticks)
+        needed = _LEAST_PX if self.end_px < self.start_px else max(2 * _LEAST_PX, widest + _GAP_PX)
+        return all(abs(self.place(b) - self.place(a)) >= needed for (a, _), (b, _) in pairwise(ticks))
 
 
 def left_margin(axis: Axis, ticks: Sequence[Tick], height_px: float) -> float:
@@ -252,7 +249,7 @@ def _labels(values: Sequence[float], step: float) -> list[str]:
 
 def _label(value: float, step: float, largest: float) -> str:
     exponent = math.floor(math.log10(step) + _SAME)
-    if not largest or 1e-4 <= largest < 1e7:
+    if not largest or 1e-3 <= largest < 1e6:
         return f"{value:,.{max(0, -exponent)}f}"
     digits = max(0, math.floor(math.log10(largest)) - exponent)
     mantissa, _, power = f"{value:.{digits}e}".partition("e")

@@ -45,7 +45,9 @@ class _Layout:
 
 def draw(chart: Chart, width_px: float = 720, plot_height_px: float = 300, desc: str = "") -> str:
     """One chart with its legend, as `grid`."""
-    return grid([chart], 1, chart.title, desc, width_px - 2 * _EDGE_PX, plot_height_px)
+    return grid(
+        [chart], 1, chart.title, desc, width_px - 2 * _EDGE_PX, plot_height_px, has_common_legend=False
+    )
 
 
 def grid(

@@ -23,7 +23,7 @@ class Label:
 def around(words: str, x: float, y: float, reach_px: float) -> Label:
     """A label beside the marker at x, y, which reaches so far."""
     width, height = _size(words)
-    far, near = reach_px + _GAP_PX, 0.6 * reach_px + _GAP_PX
+    far, near = reach_px + _GAP_PX, reach_px
     places = [
         *((x + far, y - height / 2), (x - far - width, y - height / 2)),
         *((x - width / 2, y - far - height), (x - width / 2, y + far)),
@@ -65,9 +65,9 @@ def inside_top(words: str, plot: Box) -> Label:
 def place(
     labels: Iterable[Label], inside: Box, obstacles: Sequence[Box], lines: Sequence[Segment]
 ) -> list[tuple[str, Box]]:
-    """The labels that find a place: each in turn takes its first that is free of obstacles and of labels.
+    """The labels that find a place: each in turn takes one that is free of obstacles and of labels.
 
-    Places on lines are taken only where there is no other; a label without any place is left out.
+    Among these it takes the first on the fewest lines. A label without any place is left out.
     """
     placed: list[tuple[str, Box]] = []
     for label in labels:
@@ -78,9 +78,9 @@ def place(
             and not any(map(box.overlaps, obstacles))
             and not any(box.overlaps(other) for _, other in placed)
         ]
-        clear = (box for box in free if not any(_crosses(line, box) for line in lines))
         if free:
-            placed.append((label.words, next(clear, free[0])))
+            crossed = [sum(_crosses(line, box) for line in lines) for box in free]
+            placed.append((label.words, free[crossed.index(min(crossed))]))
     return placed
 
 
@@ -97,6 +97,8 @@ def _size(words: str) -> tuple[float, float]:
 def _crosses(line: Segment, box: Box) -> bool:
     """Whether a straight line enters a box (Liang and Barsky 1984)."""
     x1, y1, x2, y2 = line
+    if max(x1, x2) < box.left or min(x1, x2) > box.right or max(y1, y2) < box.top or min(y1, y2) > box.bottom:
+        return False
     enters, leaves = 0.0, 1.0
     for step, room in (
         (x1 - x2, x1 - box.left),
@@ -104,8 +106,6 @@ def _crosses(line: Segment, box: Box) -> bool:
         (y1 - y2, y1 - box.top),
         (y2 - y1, box.bottom - y1),
     ):
-        if step == 0 and room < 0:
-            return False
         if step < 0:
             enters = max(enters, room / step)
         elif step > 0:

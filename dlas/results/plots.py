@@ -58,8 +58,9 @@ class Plot:
         return asked_px
 
     def keys(self, _: str) -> list[Key]:
-        fronts = [self.front] if self.front else []
-        return [key for part in (*self.series, *fronts, *self.rules) for key in part.legend]
+        front = self.front.legend if self.front else []
+        series = [key for series in self.series for key in series.legend]
+        return [*series, *front, *(key for rule in self.rules for key in rule.legend)]
 
     def draw(self, panel: Box, plot: Box, _: str) -> str:
         x, y = self._scales(plot)

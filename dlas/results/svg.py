@@ -118,7 +118,7 @@ def text(
     transform: str = "",
 ) -> str:
     """One line, its baseline at y. anchor: start where empty, middle or end; halo: white around letters."""
-    around = {"stroke": "white", "stroke_width": 3.0, "paint_order": "stroke", "stroke_linejoin": "round"}
+    around = "paint-order:stroke;stroke:white;stroke-width:3px;stroke-linejoin:round"
     return element(
         "text",
         escaped(words),
@@ -129,7 +129,7 @@ def text(
         font_weight="bold" if bold else "",
         fill=fill,
         transform=transform,
-        **(around if halo else {}),
+        style=around if halo else "",
     )
 
 
