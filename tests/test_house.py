@@ -95,7 +95,6 @@ OWNERS: dict[str, set[str]] = {
     "onnx": {"compression.export", "compression.quantize", "systems.quantized"},
     "onnxruntime": {"bench", "compression.quantize"},
     "openvino": {"bench"},
-    "matplotlib": {"results.curves"},
 }
 FORBIDDEN = {
     "the host of a package index": r"pypi[.]org|pythonhosted[.]|pytorch[.]org/whl|npmjs[.]org|anaconda[.]org",

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from dlas.cache import atomic_write
+from dlas.results import charts
+from dlas.results.axes import Axis, Interval
+from dlas.results.marks import Mark, Rule, Series
+from dlas.results.plots import Plot
 from dlas.results.statistics import proportion_interval
+from dlas.results.styles import RING, Style
+from dlas.results.svg import MUTED
 from dlas.values import LevelPoint
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 _HEADINGS = ("level", "zero weights", "validation top-1", "lost", "test top-1")
-_PANEL_INCHES = (3.5, 2.1)
-_BORDER_INCHES = 0.4  # for the axis label below all panels
-_LEGEND_INCHES = 0.8  # for all its lines below each other
-# Told apart by markers and line styles: prints have no colours.
-_VAL: dict[str, Any] = {"color": "black", "linestyle": "-", "marker": "o", "markersize": 3, "linewidth": 1.2}
-_TEST: dict[str, Any] = {
-    "color": "0.35",
-    "linestyle": "--",
-    "linewidth": 0.9,
-    "marker": "s",
-    "markersize": 4.5,
-    "markerfacecolor": "none",
-    "elinewidth": 0.7,
-    "capsize": 2,
-}
-_BAND: dict[str, Any] = {"color": "0.85", "linewidth": 0}
-_ELBOW: dict[str, Any] = {"color": "black", "marker": "D", "markersize": 9, "markerfacecolor": "none"}
-_LEAST: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 0.8}
+_PANEL_PX = 350.0
+_PLOT_PX = 150.0
+_VAL = Style(shape="circle", dash="none", radius_px=2.5)
+_TEST = Style(shape="square", fill="none", stroke=MUTED, dash="5 3", radius_px=3, line_px=1)
 
 
 @dataclass(frozen=True)
@@ -67,24 +53,33 @@ def to_table(curves: Iterable[Curve]) -> str:
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
-    """Write an SVG with a panel for each curve: networks from top to bottom, techniques side by side.
+    """Write `to_svg` of the curves. Replaces an older file, whole or not at all.
 
-    The same curves give the same bytes. Replaces an older file, whole or not at all. Raises ValueError
-    without a curve, StorageError.
+    Raises ValueError without a curve, StorageError.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    atomic_write(path, to_svg(curves).encode())
 
+
+def to_svg(curves: Sequence[Curve]) -> str:
+    """A figure with a panel for each curve: networks from top to bottom, techniques side by side.
+
+    The same curves give the same text. Raises ValueError without a curve.
+    """
     if not curves:
         raise ValueError("there is no curve to plot")
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not those of the user's matplotlibrc
-        matplotlib.rcParams.update({"svg.hashsalt": "dlas", "font.size": 8, "axes.titlesize": 8})
-        figure = Figure(layout="constrained")
-        _fill(figure, curves)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    atomic_write(path, drawn.getvalue())
+    rows = dict.fromkeys((curve.dataset, curve.network) for curve in curves)
+    columns = dict.fromkeys(curve.technique for curve in curves)
+    low = max(0, 10 * floor(min(map(_lowest, curves)) / 10))
+    panels = {(curve.dataset, curve.network, curve.technique): _panel(curve, low) for curve in curves}
+    return charts.grid(
+        [panels.get((*row, column)) for row in rows for column in columns],
+        len(columns),
+        "Accuracy against compression",
+        panel_width_px=_PANEL_PX,
+        plot_height_px=_PLOT_PX,
+        x_label="level of compression (% of the weights or channels)",
+        y_label="top-1 (%)",
+    )
 
 
 def _block(curve: Curve) -> list[str]:
@@ -121,71 +116,50 @@ def _share(fraction: float, n: int) -> str:
     return f"{fraction:.1%} ({low:.1%} .. {high:.1%}) of {n}"
 
 
-def _fill(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Give a figure its size, panels and legend."""
-    rows = list(dict.fromkeys((curve.dataset, curve.network) for curve in curves))
-    columns = list(dict.fromkeys(curve.technique for curve in curves))
-    (width, height), border = _PANEL_INCHES, _BORDER_INCHES + _LEGEND_INCHES / len(columns)
-    figure.set_size_inches(width * len(columns), height * len(rows) + border)
-    panels = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
-    for panel in panels.flat:
-        panel.set_visible(False)
-    lowest = min([_draw(panels[_place(curve, rows, columns)], curve) for curve in curves])
-    _label(panels, lowest)
-    figure.supxlabel("level of compression (% of the weights or channels)", fontsize=8)
-    figure.supylabel("top-1 (%)", fontsize=8)
-    legend: dict[str, Any] = {}
-    for panel in panels.flat:
-        handles, names = panel.get_legend_handles_labels()
-        legend |= dict(zip(names, handles, strict=True))
-    figure.legend(
-        legend.values(), legend.keys(), loc="outside upper center", ncols=len(columns), frameon=False
+def _panel(curve: Curve, low: float) -> Plot:
+    """Both splits with their intervals, the elbow, and what it needs. low: the end of all panels, in %."""
+    val = _series(curve, "validation", "its 95% interval")
+    test = _series(curve, "test, with its 95% interval")
+    chosen = [mark for mark, point in zip(val.marks, curve.points, strict=True) if point == curve.chosen]
+    elbow = tuple(Mark(mark.x, mark.y, f"elbow: {mark.x.value:.0f}%", mark.title) for mark in chosen[:1])
+    name = f"the elbow's least: dense on validation less {100 * curve.max_drop_fraction:.4g}%"
+    return Plot(
+        curve.title,
+        Axis(low=-3, high=103),
+        Axis(low=low - 0.03 * (100 - low), high=100 + 0.08 * (100 - low)),
+        (val, test, Series("elbow", elbow, RING)),
+        rules=(Rule(Interval(_least(curve)), is_horizontal=True, name=name),),
+        note="" if chosen else "no level holds",
     )
 
 
-def _place(curve: Curve, rows: list[tuple[str, str]], columns: list[str]) -> tuple[int, int]:
-    return rows.index((curve.dataset, curve.network)), columns.index(curve.technique)
+def _series(curve: Curve, name: str, band: str = "") -> Series:
+    """The points of validation, which has a band, or of test."""
+    marks = []
+    for point in curve.points:
+        fraction, n = (
+            (point.val_top1_fraction, point.val_n) if band else (point.test_top1_fraction, point.test_n)
+        )
+        title = f"{name.partition(',')[0]} at {point.level_fraction:.0%}: {_share(fraction, n)}"
+        marks.append(Mark(Interval(100 * point.level_fraction), _percent(fraction, n), title=title))
+    return Series(name, tuple(marks), _VAL if band else _TEST, band)
 
 
-def _draw(panel: Axes, curve: Curve) -> float:
-    """One curve: both splits with their intervals, the elbow, and what it needs. Returns the lowest, in %."""
-    panel.set_visible(True)
-    panel.set_title(curve.title)
-    levels = [100 * point.level_fraction for point in curve.points]
-    val, val_low, val_high = _percents([(p.val_top1_fraction, p.val_n) for p in curve.points])
-    test, low, high = _percents([(p.test_top1_fraction, p.test_n) for p in curve.points])
-    panel.plot(levels, val, label="validation", **_VAL)
-    panel.fill_between(levels, val_low, val_high, label="its 95% interval", **_BAND)
-    bars = [[abs(a - b) for a, b in zip(test, ends, strict=True)] for ends in (low, high)]
-    panel.errorbar(levels, test, yerr=bars, label="test, with its 95% interval", **_TEST)
-    drop = 100 * curve.max_drop_fraction
-    name = f"the elbow's least: dense on validation less {drop:.4g}%"
-    panel.axhline(val[0] - drop, label=name, **_LEAST)
-    if curve.chosen is None:
-        panel.annotate("no level holds", (0.5, 0.97), xycoords="axes fraction", ha="center", va="top")
-    else:
-        level, top = 100 * curve.chosen.level_fraction, 100 * curve.chosen.val_top1_fraction
-        panel.plot([level], [top], label="elbow", linestyle="none", **_ELBOW)
-        side = "right" if level > 80 else "left" if level < 20 else "center"
-        text = f"elbow: {level:.0f}%"
-        panel.annotate(text, (level, top), (0, 7), textcoords="offset points", ha=side, va="bottom")
-    return min(*val_low, *low)
+def _percent(fraction: float, n: int) -> Interval:
+    low, high = proportion_interval(fraction, n)
+    return Interval(100 * fraction, 100 * low, 100 * high)
 
 
-def _percents(shares: Sequence[tuple[float, int]]) -> tuple[list[float], list[float], list[float]]:
-    """Shares of n images, and the ends of their intervals."""
-    intervals = [proportion_interval(fraction, n) for fraction, n in shares]
-    lows, highs = zip(*intervals, strict=True)
-    fractions = [fraction for fraction, _ in shares]
-    return [100 * x for x in fractions], [100 * x for x in lows], [100 * x for x in highs]
+def _least(curve: Curve) -> float:
+    """What the elbow may not fall below, in % of the validation images."""
+    return max(0.0, 100 * (curve.points[0].val_top1_fraction - curve.max_drop_fraction))
 
 
-def _label(panels: Any, lowest: float) -> None:
-    """Limits for all panels with room for words above, and numbers where no panel is further out."""
-    low = max(0, 10 * floor(lowest / 10))
-    ticks = [tick for tick in range(0, 101, 20 if low < 60 else 5) if tick >= low]
-    panels[0, 0].set(xlim=(-3, 103), ylim=(low - 0.03 * (100 - low), 100 + 0.25 * (100 - low)), yticks=ticks)
-    for row in panels:
-        next(panel for panel in row if panel.get_visible()).tick_params(labelleft=True)
-    for column in panels.T:
-        [panel for panel in column if panel.get_visible()][-1].tick_params(labelbottom=True)
+def _lowest(curve: Curve) -> float:
+    """Of all that its panel shows, in %."""
+    shares = [
+        share
+        for p in curve.points
+        for share in ((p.val_top1_fraction, p.val_n), (p.test_top1_fraction, p.test_n))
+    ]
+    return min(_least(curve), *(100 * proportion_interval(*share)[0] for share in shares))
