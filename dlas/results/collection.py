@@ -15,7 +15,7 @@ import pyarrow as pa
 from dlas.cache import atomic_write, digest
 from dlas.errors import StorageError, UsageError
 from dlas.results import entries, schema, store
-from dlas.results.lines import count
+from dlas.results.tables import count
 
 ROWS_IN_A_GROUP = 8192  # of a packed file: what has to be read for one row
 # Computed from the samples, in front of what was stored; `counts` is whether `entries.latest` keeps the row.

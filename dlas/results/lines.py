@@ -11,9 +11,8 @@ from typing import TypeVar
 from dlas.results import statistics
 from dlas.results.entries import Entry, place_of
 from dlas.results.statistics import Summary
+from dlas.results.tables import NONE, count
 from dlas.values import REPEATS
-
-NONE = "-"
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -79,6 +78,16 @@ class Line:
         return next((row for row in self.rows if row.top1_fraction is not None and row.top1_n), None)
 
     @property
+    def top1_fraction(self) -> float | None:
+        return self.judged.top1_fraction if self.judged else None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is a network as it was trained, whose accuracy others are measured by."""
+        row = self.first
+        return (row.compression, row.precision) == ("dense", "fp32") and self.judged is not None
+
+    @property
     def accuracy(self) -> str:
         """Of the artifact, with its 95% interval: how many images there were is part of what it says."""
         row = self.judged
@@ -95,6 +104,11 @@ class Line:
         levels = sorted({each.level_fraction for each in self.rows if each.level_fraction is not None})
         at = "/".join(f"{level:.0%}" for level in levels)
         return f"{row.cell} (at {at})" if "@elbow" in row.compression and at else row.cell
+
+    @property
+    def configuration(self) -> str:
+        """Its cell without dataset, model and target: what can be chosen for a network on a device."""
+        return "/".join(self.name.split("/")[2:-1]) + self.name.partition(self.first.target)[2]
 
     @property
     def status(self) -> str:
@@ -135,11 +149,3 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> list[list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return [groups[found] for found in sorted(groups)]  # type: ignore[type-var]
-
-
-def count(number: int, noun: str) -> str:
-    """
-    >>> count(2, "row")
-    '2 rows'
-    """
-    return f"{number:,} {noun}" + "s" * (number != 1)

@@ -12,11 +12,12 @@ from dlas.errors import StorageError, UsageError
 from dlas.results import entries, statistics, store
 from dlas.results.effort import total_seconds
 from dlas.results.entries import Entry
-from dlas.results.lines import NONE, Line, count, grouped, lines_of
+from dlas.results.lines import Line, grouped
+from dlas.results.places import Section, contests_of, sections_of
+from dlas.results.tables import NONE, count, printable, unit_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
 _TOP1 = _HEADINGS.index("top-1")
-_UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 _FEW = (
     f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
     "  covers only the noise inside it; `--replicates` adds processes"
@@ -57,42 +58,27 @@ def _unread(problems: Iterable[StorageError]) -> list[str]:
 def render(rows: Iterable[Entry], width: int | None = None) -> str:
     """A section for each place (target, device, runner, threads), emulated ones last; then a count.
 
-    rows: one or more, as `store.latest` gives them. Ratios are to the fastest publishable line of the
+    rows: one or more, as `entries.latest` gives them. Ratios are to the fastest publishable line of the
     same dataset and model in the section, or to the fastest where none is publishable. width: as for
     `report`.
     """
     rows = list(rows)
-    parts = [_section(group, width) for group in grouped(rows, _section_of)]
-    counts = [f"{count} {status}" for status, count in sorted(Counter(row.status for row in rows).items())]
+    sections = sections_of(rows)
+    parts = [_section(section, width) for section in sections]
+    counts = [f"{number} {status}" for status, number in sorted(Counter(row.status for row in rows).items())]
     notes = [f"{count(len(rows), 'row')}: {', '.join(counts)}"]
     if spent := total_seconds(rows):
         notes.append("time: " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items()))
-    if any(len(line.rows) < statistics.MIN_DRAWN for line in lines_of(rows)):
+    if any(len(line.rows) < statistics.MIN_DRAWN for section in sections for line in section.timed):
         notes.insert(0, _FEW)
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
-def _section_of(row: Entry) -> Key:
-    return _is_emulated(row), row.target, row.device, row.runner, row.threads
-
-
-def _section(rows: Sequence[Entry], width: int | None) -> str:
-    row = rows[0]
-    title = f"{row.target}, no device"
-    if row.device:
-        gpu = next((each.gpu for each in rows if each.gpu), "")
-        place = f"{gpu or row.device_model or 'device'} ({row.device[:12]})"
-        title = f"{row.target} on {place}, {row.runner} runner, {count(row.threads, 'thread')}"
-        if row.timer == "events":
-            title += ", timed by its driver's events"
-    timed = [row for row in rows if row.is_timed]
-    others = [row for row in rows if not row.is_timed]
-    others.sort(key=lambda row: (row.cell, row.replicate))
-    if _is_emulated(row):
-        title += ", emulated: only the output was checked, the times mean nothing"
-    lines = [_printable(title)]
+def _section(section: Section, width: int | None) -> str:
+    timed, others = section.timed, section.others
+    lines = [section.title]
     if timed:
-        lines += _table(lines_of(timed), width)
+        lines += _table(timed, width)
     if timed and others:
         lines.append("  no time that counts:")
     return "\n".join(lines + [_remark(row) for row in others])
@@ -100,9 +86,9 @@ def _section(rows: Sequence[Entry], width: int | None) -> str:
 
 def _table(lines: Sequence[Line], width: int | None) -> list[str]:
     """A heading, then the lines, fastest first, with an empty line between contests."""
-    unit, scale = _unit(min(line.summary.median_ns for line in lines))
+    unit, scale = unit_of(min(line.summary.median_ns for line in lines))
     groups: list[list[tuple[str, ...]]] = [[(f"{_HEADINGS[0]} {unit}", *_HEADINGS[1:])]]
-    for contest in grouped(lines, lambda line: line.contest):
+    for contest in contests_of(lines):
         ranked = sorted(contest, key=lambda line: line.summary.median_ns)
         best = next((line for line in ranked if line.is_publishable), ranked[0])
         groups.append([_fields(line, best.summary.median_ns, scale) for line in ranked])
@@ -156,18 +142,4 @@ def _remark(row: Entry) -> str:
     fact = row.reason
     if not fact and row.max_error_over_scale is not None:
         fact = f"max error {row.max_error_over_scale:.1e}"
-    return _printable(f"  {row.status.ljust(12)}  {subject}" + (f": {fact}" if fact else ""))
-
-
-def _unit(fastest_ns: float) -> tuple[str, float]:
-    """The largest unit that keeps the fastest above one."""
-    return next((unit for unit in _UNITS if fastest_ns >= unit[1]), _UNITS[-1])
-
-
-def _is_emulated(row: Entry) -> bool:
-    return row.emulated or row.status == "emulated"
-
-
-def _printable(text: str) -> str:
-    """One line: what a device or a compiler said may hold line ends and control characters."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return printable(f"  {row.status.ljust(12)}  {subject}" + (f": {fact}" if fact else ""))

@@ -1,0 +1,53 @@
+"""The noise floors of devices, from the rows of `invoke noise`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlas.results import entries, noise, store
+from dlas.results.entries import Entry
+from dlas.results.lines import Line, grouped, lines_of
+from dlas.results.noise import Noise
+
+SWEEP = "noise"  # whose rows are one artifact against itself
+
+Place = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Of each place that is known: its noise, and the line that it was measured on."""
+
+    found: Mapping[Place, tuple[Noise, Line]] = field(default_factory=dict)
+
+    def of(self, row: Entry) -> float:
+        """By how much the same artifact differs from itself where this row was measured; 0 where unknown."""
+        known = self.found.get(_place(row))
+        return known[0].floor_fraction if known else 0.0
+
+    def describe(self, row: Entry) -> str:
+        known = self.found.get(_place(row))
+        if known is None:
+            return f"its noise floor was not measured; `invoke noise --target {row.target}` does"
+        found, line = known
+        return f"noise floor {found.floor_fraction:.2%}, from {found.processes} processes of {line.name}"
+
+
+NO_FLOORS = Floors()
+
+
+def read(artifacts: Path) -> Floors:
+    """The floors that `invoke noise` has measured; of several cells of a place, the highest counts."""
+    rows = entries.latest(store.read(artifacts, SWEEP).rows)
+    lines = [line for line in lines_of(rows) if len(line.rows) >= noise.MIN_PROCESSES]
+    found = {}
+    for group in grouped(lines, lambda line: _place(line.first)):
+        measured = [(noise.floor(line.processes), line) for line in group]
+        found[_place(group[0].first)] = max(measured, key=lambda pair: pair[0].floor_fraction)
+    return Floors(found)
+
+
+def _place(row: Entry) -> Place:
+    return row.device, row.runner, row.threads
