@@ -65,7 +65,7 @@ def summarize(processes: Sequence[Samples], seed: Seed = 0) -> Summary:
 
 
 def median_of_medians(processes: Sequence[Samples]) -> float:
-    """The median of the medians of the processes. Raises ValueError without any sample."""
+    """Raises ValueError without any sample."""
     return _vote(_sorted(processes))
 
 

@@ -34,7 +34,7 @@ class World:
     def processes(
         self, rng: np.random.Generator, count: int, scale: float = 1.0, samples: int = SAMPLES
     ) -> list[np.ndarray]:
-        """Of one configuration, each (samples,), in the order in which they run; scale: by how much longer."""
+        """Of one configuration in the order in which they run, each (samples,), scale times as long."""
         phases = self.walk * np.cumsum(rng.standard_normal(count))
         return [self._process(rng, samples, phase) * scale for phase in phases]
 
