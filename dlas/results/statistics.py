@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,13 +108,21 @@ def proportion_interval(fraction: float, n: int) -> tuple[float, float]:
     >>> proportion_interval(1.0, 360)
     (0.9894, 1.0)
     """
-    from scipy.stats import binomtest  # half a second, which most readers of this module need not wait
-
     hits = round(fraction * n)
     if n < 1 or abs(hits - fraction * n) > 1e-6 * n:
         raise ValueError(f"{fraction} is not a share of {n} images")
-    interval = binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return round(float(interval.low), 4), round(float(interval.high), 4)
+    low, high = wilson(hits, n)
+    return round(low, 4), round(high, 4)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """As `proportion_interval`, of a count and not rounded. Raises ValueError for what is no count."""
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} is no number of {n} images")
+    share, z = hits / n, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(center - half, 0.0), min(center + half, 1.0)
 
 
 def ratio_interval(a: Sequence[float], b: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
