@@ -26,13 +26,18 @@ ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artif
 DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
 HELP = {
-    "action": "for images: save, load or verify; for tuning: list, export, import or prune",
+    "a": "rows of a sweep, as in `digits,algorithm=direct`; columns are those of a cell's id, device, commit, ...",
+    "accuracy_drop": "how many points of top-1 may be lost against dense in fp32",
+    "action": "for images: save, load or verify; for results: merge, compact, verify or export; "
+    "for tuning: list, export, import or prune",
     "accelerator": "what trains: auto, cpu, gpu, ... as PyTorch Lightning knows it",
     "against": "the peer: onnxruntime, openvino or torch; or fp32, our own; with --tuned, one or more peers",
     "algorithm": "one or more of direct,gemm,spatial_pack",
+    "b": "what it is compared with, as the first",
     "base": "base image, where the target's own cannot be pulled",
     "build_timeout": "seconds that building one cell may take",
     "compression": "as in the sweep of the dataset: dense, channel40_shrunk, ...",
+    "csv": "the file that results are exported to",
     "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
     "dataset": "cifar10 or digits; for bench, also imagenet",
     "device": "the engine that runs the target's jobs, as in ssh://hikey; else [board] host of the target; "
@@ -42,6 +47,7 @@ HELP = {
     "emulate": "let this machine imitate the target's processor: outputs are checked, times mean nothing",
     "dry_run": "show the plan: what is cached, what will be built, about how long it takes",
     "fetch": "a dataset to download (cifar10), or a network whose pre-trained weights to download (resnet50)",
+    "from_": "for results merge: other artifacts folders, or their results, as in one,two",
     "format": "for tune and bench --tuned, dense or blocked (activations in blocks of channels); of pruned "
     "weights, for bench --sparse and tune, csr, csr_packed, or auto, layer by layer",
     "force": "do again what is cached",
@@ -55,6 +61,7 @@ HELP = {
     "precision": "of training, as Lightning knows it; for bench, fp32, fp16, int8 or int8_ort_default",
     "pruning": "for bench --sparse: uniform, the same share of each layer, or weight, over all together",
     "path": "the archive of images, or the file of exported records",
+    "processes": "of the same artifact, one after the other; 10 or more",
     "pytest": "run pytest alone, with these arguments",
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process, fewer than 150 are not publishable; for run, 0 is 150, emulated 3",
@@ -89,6 +96,19 @@ class Count(int):
             value = -1
         if value < 0:
             raise ParseError(f"{text!r} is no whole number from 0 on")
+        return super().__new__(cls, value)
+
+
+class Points(float):
+    """So many points of accuracy of 100, above 0 and below 100."""
+
+    def __new__(cls, text: str | float) -> Points:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < 100:
+            raise ParseError(f"{text!r} is no number of points between 0 and 100")
         return super().__new__(cls, value)
 
 
@@ -160,7 +180,7 @@ def run(
         raise UsageError(
             "--device names one device, and the cells are for several targets", "choose a --target"
         )
-    from dlas import pipeline, plan, progress, trial
+    from dlas import pipeline, plan, progress, publishing, trial
 
     settings = trial.Settings(
         loaded.name,
@@ -185,7 +205,7 @@ def run(
         if dry_run:
             return print(plan.describe(planned, settings, shown))
         rows = pipeline.run_sweep(planned, settings, shown)
-    print(f"\n{pipeline.report(sweep, ARTIFACTS, settings.folders)}")
+    print(f"\n{publishing.tell(sweep, ARTIFACTS, settings.folders)}")
     pipeline.check(rows, ARTIFACTS)
 
 
@@ -382,11 +402,90 @@ def show_data(context: Context, fetch: str = "", data: str = "") -> None:
 
 
 @verb
-def report(context: Context, sweep: str = "smoke") -> None:
-    """Print what a sweep's rows say: medians with their intervals, ratios, and what did not run."""
-    from dlas import pipeline
+def report(context: Context, sweep: str = "smoke", only: str = "*", accuracy_drop: float = Points(1)) -> None:
+    """Say what a sweep's rows say, and write it as pages: what is best, fronts, times, coverage, provenance."""
+    from dlas import publishing
 
-    print(pipeline.report(sweep, ARTIFACTS, catalog.folders("", DATA)))
+    folders = catalog.folders("", DATA)
+    print(publishing.tell(sweep, ARTIFACTS, folders))
+    pages = publishing.write_report(sweep, only, accuracy_drop / 100, ARTIFACTS, folders)
+    print(f"\nwritten to {pages}")
+
+
+@verb
+def compare(context: Context, a: str, b: str, sweep: str = "") -> None:
+    """Compare rows pair by pair: of two sweeps, commits, algorithms, as in `algorithm=direct algorithm=gemm`."""
+    from dlas import publishing
+
+    print(publishing.compare_sides(a, b, sweep, ARTIFACTS))
+
+
+@verb
+def observe(context: Context, sweep: str = "digits", only: str = "*") -> None:
+    """Ask a sweep's rows whether what the paper observed holds in them, fails, or is undecided."""
+    from dlas import publishing
+
+    print(publishing.observe(sweep, only, ARTIFACTS))
+
+
+@verb
+def advise(
+    context: Context,
+    sweep: str = "digits",
+    target: str = "x86",
+    accuracy_drop: float = Points(1),
+    model: str = "",
+) -> None:
+    """Name the one configuration to take on a target: the fastest that may lose so much accuracy."""
+    from dlas import publishing
+
+    print(publishing.advise(sweep, target, model, accuracy_drop / 100, ARTIFACTS))
+
+
+@verb
+def noise(
+    context: Context,
+    target: str = "x86",
+    sweep: str = "smoke",
+    only: str = "*/dense/fp32/dense/direct/scheduled/*",
+    processes: int = Count(20),
+    runner: str = "auto",
+    device: str = "",
+    wait: int = Count(lock.WAIT_S),
+    retry: int = Count(0),
+    threads: int = Count(0),
+    data: str = "",
+    timeout: int = Count(3600),
+    build_timeout: int = Count(1800),
+) -> None:
+    """Measure how much the same artifact differs from itself on a device: the floor that verdicts respect."""
+    from dlas import progress, publishing, trial
+
+    _, planned = selected(sweep, target, only)
+    settings = trial.Settings(
+        sweep,
+        ARTIFACTS,
+        runner=runner,
+        device=device,
+        wait_s=wait,
+        retries=retry,
+        threads=threads,
+        replicates=processes,
+        job_timeout_s=timeout,
+        build_timeout_s=build_timeout,
+        folders=catalog.folders(data, DATA),
+    )
+    with progress.Progress() as shown:
+        print(publishing.measure_noise(planned, settings, shown))
+
+
+@verb
+def results(context: Context, action: str, sweep: str = "", from_: str = "", csv: str = "") -> None:
+    """Keep rows in order: merge those of another folder, compact many files into one, verify, export as CSV."""
+    from dlas import publishing
+
+    for line in publishing.act(action, sweep, from_, csv, ARTIFACTS):
+        print(line)
 
 
 @verb

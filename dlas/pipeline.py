@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlas import cache, elbows
-from dlas import sweep as sweeps
+from dlas import cache
 from dlas.errors import (
     DataError,
     DeviceBusyError,
@@ -188,23 +185,6 @@ def build_image(target: Target, root: Path, base: str, say: Callable[[str], None
         return f"{target.name} needs no image: its runner is {runner.build_runner(target, root, say).folder}"
     built = image.build_image(target, root, base, say)
     return f"{target.image_tag}: {built.id}" + (f", on the stand-in {built.base}" if built.stand_in else "")
-
-
-def report(sweep: str, root: Path, folders: Mapping[str, Path]) -> str:
-    """The rows of a sweep as text, as wide as the terminal, then the elbows of its pruned networks.
-
-    sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
-    """
-    from dlas.results import report as reports
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    name = Path(sweep).stem
-    rows = reports.report(root, name, width)
-    try:
-        drawn = elbows.draw(name, sweeps.expand(sweeps.load(sweep)), folders, root)
-    except DlasError as error:
-        drawn = f"no elbows: {error}"
-    return "\n\n".join(filter(None, (rows, drawn)))
 
 
 def run_bench(

@@ -82,6 +82,11 @@ def to_svg(curves: Sequence[Curve]) -> str:
     )
 
 
+def fields(curve: Curve) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The headings and rows of a table of its levels."""
+    return _HEADINGS, [_fields(curve, point) for point in curve.points]
+
+
 def _block(curve: Curve) -> list[str]:
     lines = [_HEADINGS, *(_fields(curve, point) for point in curve.points)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

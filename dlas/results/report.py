@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from math import isfinite
-from pathlib import Path
 
-from dlas.errors import StorageError, UsageError
-from dlas.results import entries, statistics, store
+from dlas.errors import StorageError
+from dlas.results import entries, statistics
 from dlas.results.effort import total_seconds
 from dlas.results.entries import Entry
 from dlas.results.lines import Line, grouped
 from dlas.results.places import Section, contests_of, sections_of
+from dlas.results.store import Stored
 from dlas.results.tables import NONE, count, printable, unit_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
@@ -26,19 +26,11 @@ _FEW = (
 Key = tuple[str | int, ...]
 
 
-def report(artifacts: Path, sweep: str, width: int | None = None) -> str:
+def describe(stored: Stored, width: int | None = None) -> str:
     """The rows of a sweep that are true today, as text without a newline at its end.
 
-    width: columns of the terminal; None, right for a pipe, keeps one line for each cell however
-    long. Raises UsageError when the sweep has no results, StorageError for an impossible name.
+    width: columns of the terminal; None, right for a pipe, keeps one line for each cell however long.
     """
-    stored = store.read(artifacts, sweep)
-    if not stored.rows and not stored.problems:
-        known = ", ".join(store.sweeps(artifacts))
-        next_step = f"`invoke run --sweep {sweep}` makes them" + (
-            f"; those with results: {known}" if known else ""
-        )
-        raise UsageError(f"sweep {sweep!r} has no results", next_step)
     rows = entries.latest(stored.rows)
     notes = [f"not read: {line}" for line in _unread(stored.problems)]
     if hidden := len(stored.rows) - len(rows):
@@ -60,7 +52,7 @@ def render(rows: Iterable[Entry], width: int | None = None) -> str:
 
     rows: one or more, as `entries.latest` gives them. Ratios are to the fastest publishable line of the
     same dataset and model in the section, or to the fastest where none is publishable. width: as for
-    `report`.
+    `describe`.
     """
     rows = list(rows)
     sections = sections_of(rows)
