@@ -59,7 +59,9 @@ def write_report(sweep: str, only: str, drop_fraction: float, root: Path, folder
         planned, notes = sweeps.expand(sweeps.load(sweep)), []
     except DlasError as error:
         planned, notes = (), [f"no elbows: {error}"]
-    curves, more = elbows.curves(sweeps.select(planned, only) if planned else (), folders, root / "checkpoints")
+    curves, more = elbows.curves(
+        sweeps.select(planned, only) if planned else (), folders, root / "checkpoints"
+    )
     material = Material(
         name,
         rows,
@@ -121,7 +123,9 @@ def measure_noise(planned: Sequence[Planned], settings: Settings, progress: Prog
 def act(action: str, sweep: str, sources: str, csv: str, root: Path) -> Iterator[str]:
     """Merge, compact, verify or export results, a line for each step. Raises UsageError, StorageError."""
     if action not in ACTIONS:
-        raise UsageError(f"unknown action {action!r}", did_you_mean(action, ACTIONS) or f"one of {', '.join(ACTIONS)}")
+        raise UsageError(
+            f"unknown action {action!r}", did_you_mean(action, ACTIONS) or f"one of {', '.join(ACTIONS)}"
+        )
     if action == "merge":
         if not sources:
             raise UsageError("merge needs other results", "name their folders as in --from one,two")

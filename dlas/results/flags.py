@@ -231,3 +231,18 @@ def _critical_dip(n: int) -> float:
     """What the dip of 95% of uniform samples of n stays below; no unimodal distribution has larger ones."""
     draws = np.sort(np.random.default_rng(0).random((_NULL_DRAWS, n)), axis=1)
     return float(np.quantile(_dips(draws), CONFIDENCE))
+
+
+def describe(found: ConfigurationFlags) -> str:
+    """What is odd about a configuration, in words; empty where nothing is."""
+    told = []
+    drifting = [each.drift_fraction for each in found.processes if each.is_drifting]
+    bimodal = [each.modes_fraction for each in found.processes if each.is_bimodal]
+    of = f"of {len(found.processes)} processes"
+    if drifting:
+        told.append(f"{len(drifting)} {of} drift, the furthest by {max(drifting, key=abs):+.1%}")
+    if bimodal:
+        told.append(f"{len(bimodal)} {of} have two modes, up to {max(bimodal):.1%} apart")
+    if found.is_bimodal:
+        told.append(f"fast and slow processes, {found.modes_fraction:.1%} apart")
+    return "; ".join(told)

@@ -69,9 +69,9 @@ def _faster(choice: Choice) -> Iterable[str]:
         why = each.accuracy.reason if each.accuracy else each.line.first.accuracy_reason or "no accuracy"
         gain = f", {words.speedup(each.verdict)} as fast as the best" if each.verdict else ""
         yield f"{each.line.name} would be faster{gain}, but its accuracy is open: {why}."
-    if more := len(choice.faster) - _NAMED:
-        if more > 0:
-            yield f"So would {count(more, 'more configuration')}."
+    more = len(choice.faster) - _NAMED
+    if more > 0:
+        yield f"So would {count(more, 'more configuration')}."
 
 
 def _row(contest: Sequence[Line], choice: Choice, noise: float) -> tuple[str, ...]:

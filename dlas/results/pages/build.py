@@ -13,7 +13,7 @@ from dlas.results.entries import Entry
 from dlas.results.floors import Floors
 from dlas.results.lines import Line
 from dlas.results.pages import best, facts, fronts, times
-from dlas.results.pages.page import Chapter, Figure, Page, Table, Text
+from dlas.results.pages.page import LINKED, Chapter, Figure, Page, Table, Text
 from dlas.results.pages.searches import SearchCurve, searches_chapter
 from dlas.results.places import sections_of
 from dlas.results.tables import count
@@ -97,10 +97,10 @@ def _observed(material: Material) -> Chapter:
 
 def _mentioned(chapters: Iterable[Chapter], lines: Iterable[Line]) -> list[Line]:
     """The lines that tables and figures link to."""
-    text = "".join(
-        part.svg if isinstance(part, Figure) else " ".join(chain.from_iterable(part.ids))
-        for chapter in chapters
-        for part in chapter.parts
-        if not isinstance(part, Text)
-    )
-    return [line for line in lines if line.ids[0] in text]
+    linked: set[str] = set()
+    for part in chain.from_iterable(chapter.parts for chapter in chapters):
+        if isinstance(part, Figure):
+            linked.update(LINKED.findall(part.svg))
+        elif isinstance(part, Table):
+            linked.update(ids[0] for ids in part.ids if ids)
+    return [line for line in lines if line.ids[0] in linked]

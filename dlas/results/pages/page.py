@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>|#])")
+LINKED = re.compile(r"#row-([0-9a-f]+)")  # what `href` makes
 ID_DIGITS = 8  # of an id that a reader sees; its link and the list of rows have all of it
 
 
