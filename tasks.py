@@ -26,7 +26,7 @@ ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artif
 DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
 HELP = {
-    "a": "rows of a sweep, as in `digits,algorithm=direct`; columns are those of a cell's id, device, commit, ...",
+    "a": "rows of a sweep, as in `digits,algorithm=direct`: any part of a cell's id, device, commit, ...",
     "accuracy_drop": "how many points of top-1 may be lost against dense in fp32",
     "action": "for images: save, load or verify; for results: merge, compact, verify or export; "
     "for tuning: list, export, import or prune",
@@ -403,7 +403,7 @@ def show_data(context: Context, fetch: str = "", data: str = "") -> None:
 
 @verb
 def report(context: Context, sweep: str = "smoke", only: str = "*", accuracy_drop: float = Points(1)) -> None:
-    """Say what a sweep's rows say, and write it as pages: what is best, fronts, times, coverage, provenance."""
+    """Print what a sweep's rows say, and write it as pages with figures, each traced to its rows."""
     from dlas import publishing
 
     folders = catalog.folders("", DATA)
@@ -414,7 +414,7 @@ def report(context: Context, sweep: str = "smoke", only: str = "*", accuracy_dro
 
 @verb
 def compare(context: Context, a: str, b: str, sweep: str = "") -> None:
-    """Compare rows pair by pair: of two sweeps, commits, algorithms, as in `algorithm=direct algorithm=gemm`."""
+    """Compare rows pair by pair: of two sweeps, commits, algorithms, as in `commit=1f89 commit=a051`."""
     from dlas import publishing
 
     print(publishing.compare_sides(a, b, sweep, ARTIFACTS))
@@ -481,7 +481,7 @@ def noise(
 
 @verb
 def results(context: Context, action: str, sweep: str = "", from_: str = "", csv: str = "") -> None:
-    """Keep rows in order: merge those of another folder, compact many files into one, verify, export as CSV."""
+    """Merge rows of other folders, compact many files into one, verify them, or export them as CSV."""
     from dlas import publishing
 
     for line in publishing.act(action, sweep, from_, csv, ARTIFACTS):

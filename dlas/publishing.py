@@ -32,8 +32,8 @@ ACTIONS = ("merge", "compact", "verify", "export")
 def tell(sweep: str, root: Path, folders: Mapping[str, Path]) -> str:
     """The rows of a sweep as text, as wide as the terminal, then the elbows of its pruned networks.
 
-    sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone. Raises
-    UsageError for a sweep without rows, StorageError.
+    sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
+    Raises UsageError for a sweep without rows, StorageError.
     """
     name = Path(sweep).stem
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -106,8 +106,8 @@ def advise(sweep: str, target: str, model: str, drop_fraction: float, root: Path
 def measure_noise(planned: Sequence[Planned], settings: Settings, progress: Progress) -> str:
     """Measure the same artifact against itself, process after process, and say how much it differs.
 
-    The rows are those of the sweep `floors.SWEEP`, in which verdicts look for the floor of their device. Raises
-    UsageError for too few processes, and what running cells raises.
+    The rows are those of the sweep `floors.SWEEP`, in which verdicts look for the floor of their device.
+    Raises UsageError for too few processes, and what running cells raises.
     """
     least = noise.MIN_PROCESSES
     if settings.replicates < least:
@@ -157,7 +157,7 @@ def stored_rows(root: Path, sweep: str) -> Stored:
 
 
 def _counting(root: Path, sweep: str) -> list[Entry]:
-    """The rows of a sweep that are true today. Raises what is wrong with a file: an answer must rest on all."""
+    """The rows of a sweep that are true today. Raises what is wrong with a file: an answer rests on all."""
     stored = stored_rows(root, Path(sweep).stem)
     if stored.problems:
         raise stored.problems[0]

@@ -21,8 +21,8 @@ _OPEN = 3
 def advise(rows: Sequence[Entry], target: str, model: str, drop_fraction: float, floors: Floors) -> str:
     """For each device of a target and each dataset, as text without a newline at its end.
 
-    rows: as `entries.latest` gives them. model: a network's name, empty for whichever is best. Raises UsageError
-    where no row of the target counts.
+    rows: as `entries.latest` gives them. model: a network's name, empty for whichever is best. Raises
+    UsageError where no row of the target counts.
     """
     sections = [
         section
@@ -50,7 +50,8 @@ def _answer(section: Section, lines: Sequence[Line], choice: Choice, floors: Flo
     if reference is None:
         yield "  no answer: no publishable row of a dense fp32 network has an accuracy to measure others by"
         return
-    yield f"  may lose {points} of top-1, in points, against {reference.first.model} dense in fp32: {reference.accuracy}"
+    row = reference.first
+    yield f"  may lose {points} of top-1, in points, against {row.model} dense in fp32: {reference.accuracy}"
     if choice.best is None:
         yield "  no answer: no configuration is known to hold that"
     else:
@@ -112,6 +113,7 @@ def _open(choice: Choice) -> Iterable[str]:
         yield "  faster, if its accuracy held"
     for each in choice.faster[:_OPEN]:
         why = each.accuracy.reason if each.accuracy else each.line.first.accuracy_reason or "no accuracy"
-        yield f"    {words.time(each.line.summary)}  {words.difference(each.accuracy)} points, {why}  {each.line.name}"
+        gap = words.difference(each.accuracy)
+        yield f"    {words.time(each.line.summary)}  {gap} points, {why}  {each.line.name}"
     if len(choice.faster) > _OPEN:
         yield f"    and {len(choice.faster) - _OPEN} more"

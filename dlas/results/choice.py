@@ -86,7 +86,7 @@ def reference_of(lines: Sequence[Line]) -> Line | None:
 
 
 def accuracy_of(line: Line, reference: Line | None, drop_fraction: float) -> accuracy.Verdict | None:
-    """Whether a line is at most so much less accurate than the reference; None where one of the two has no accuracy.
+    """Whether a line is at most so much less accurate than the reference; None where one has no accuracy.
 
     Image by image where both tell of the same images, else by their shares.
     """
@@ -94,7 +94,7 @@ def accuracy_of(line: Line, reference: Line | None, drop_fraction: float) -> acc
     if ours is None or its is None or ours.dataset != its.dataset:
         return None
     is_same = (ours.dataset_sha256, ours.top1_n) == (its.dataset_sha256, its.top1_n)
-    a, b = (ours.correct, its.correct) if is_same else (None, None)
+    a, b = (line.correct, reference.correct) if is_same and reference else (None, None)
     if a is not None and b is not None:
         return accuracy.judge(a, b, drop_fraction)
     return accuracy.judge_counts(*_hits(ours), *_hits(its), drop_fraction)

@@ -8,6 +8,9 @@ from functools import cached_property
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlas.results import statistics
 from dlas.results.entries import Entry, place_of
 from dlas.results.statistics import Summary
@@ -32,7 +35,7 @@ class Line:
         """One of its rows, for all that is the same in each."""
         return self.rows[0]
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """The rows that this line rests on."""
         return tuple(row.id for row in self.rows)
@@ -76,6 +79,11 @@ class Line:
     def judged(self) -> Entry | None:
         """A row with the accuracy of the artifact, None where it was not taken."""
         return next((row for row in self.rows if row.top1_fraction is not None and row.top1_n), None)
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """As of `Entry`."""
+        return self.judged.correct if self.judged else None
 
     @property
     def top1_fraction(self) -> float | None:

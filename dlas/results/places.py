@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from dlas.results.entries import Entry
 from dlas.results.lines import Line, grouped, lines_of
@@ -43,7 +44,7 @@ class Section:
             title += ", emulated: only the output was checked, the times mean nothing"
         return printable(title)
 
-    @property
+    @cached_property
     def timed(self) -> list[Line]:
         return lines_of(self.rows)
 

@@ -26,7 +26,7 @@ MIN_DRAWN = 5
 
 Floats = NDArray[np.float64]
 # Samples of one process, in the order in which they were taken.
-Samples = Sequence[float] | Floats
+Samples = Sequence[float] | Floats | NDArray[np.int64]
 Seed = int | tuple[int, ...]
 
 

@@ -1,4 +1,4 @@
-"""Which configuration is best per device and network within a bound on accuracy: the first thing that is asked."""
+"""Which configuration is best per device and network within a bound on accuracy: what is asked first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from dlas.results.pages.page import Chapter, Part, Table, Text
 from dlas.results.places import Section, contests_of
 from dlas.results.tables import NONE, count
 
-HEADINGS = ("network", "best configuration", "time (95% interval)", "to dense fp32", "top-1 (95% interval)")
-HEADINGS += ("points to dense fp32", "weights", "as fast, as far as can be told")
+HEADINGS = (
+    *("network", "best configuration", "time (95% interval)", "to dense fp32", "top-1 (95% interval)"),
+    *("points to dense fp32", "weights", "as fast, as far as can be told"),
+)
 _NAMED = 3  # of what cannot be told apart from the best
 
 
@@ -22,9 +24,12 @@ def chapter(sections: Sequence[Section], floors: Floors, drop_fraction: float) -
     points = f"{100 * drop_fraction:g}"
     parts: list[Part] = [
         Text(
-            f"The fastest configuration that loses at most {points} of top-1 accuracy, in points of 100, against "
-            "the same network dense in fp32, image by image: the 95% interval of the difference must lie above "
-            f"-{points}. A configuration whose interval holds -{points} is undecided, and named below where it "
+            f"The fastest configuration that loses at most {points} of top-1 accuracy, in points of 100, "
+            "against "
+            "the same network dense in fp32, image by image: the 95% interval of the difference must lie "
+            "above "
+            f"-{points}. A configuration whose interval holds -{points} is undecided, and named below where "
+            "it "
             "would be faster. Times are medians over processes."
         )
     ]
@@ -38,7 +43,9 @@ def _answers(section: Section, lines: Sequence[Line], noise: float, drop_fractio
     """For one device and dataset: of all networks together, then of each."""
     overall = choose(lines, drop_fraction, noise)
     yield Text(f"{section.title}; {lines[0].first.dataset}. {_sentence(overall)}", tuple(_faster(overall)))
-    rows, ids, strong = [], [], []
+    rows: list[tuple[str, ...]] = []
+    ids: list[tuple[str, ...]] = []
+    strong: list[int] = []
     for contest in contests_of(lines):
         choice = choose(contest, drop_fraction, noise)
         if choice.best and overall.best and choice.best.line is overall.best.line:
@@ -55,7 +62,8 @@ def _sentence(choice: Choice) -> str:
         return f"No configuration can be named: {why}."
     row = reference.first if reference else best.line.first
     told = (
-        f"Over all networks, against {row.model} dense in fp32 ({reference.accuracy if reference else NONE}), the "
+        f"Over all networks, against {row.model} dense in fp32 "
+        f"({reference.accuracy if reference else NONE}), the "
         f"best is {best.line.name}: {words.time(best.line.summary)}, top-1 {best.line.accuracy}."
     )
     if choice.equals:

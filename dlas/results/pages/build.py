@@ -21,9 +21,11 @@ from dlas.results.tables import count
 
 @dataclass(frozen=True)
 class Material:
-    """What a page is made of. rows: those that count today; hidden: how many do not; problems: files not read.
+    """What a page is made of.
 
-    curves, notes: of accuracy against compression, and why some are missing; searches: what tuning found when.
+    rows: those that count today; hidden: how many do not; problems: files not read.
+    curves, notes: of accuracy against compression, and why some are missing; searches: what tuning found
+    when.
     """
 
     sweep: str
@@ -62,7 +64,8 @@ def build(material: Material, drop_fraction: float) -> Page:
     if lines:
         made.append(facts.rows_chapter(lines))
     lead = (
-        f"{count(len(material.rows), 'row')} on {count(len(real), 'device')}; medians with 95% intervals over "
+        f"{count(len(material.rows), 'row')} on {count(len(real), 'device')}; medians with 95% intervals "
+        "over "
         "processes, each figure with the ids of its rows."
     )
     return Page(f"Sweep {material.sweep}", lead, tuple(made))

@@ -62,7 +62,8 @@ def oddities(sections: Sequence[Section], floors: Floors) -> Chapter:
     parts: list[Part] = [
         Text(
             "A verdict rests on processes and respects the noise floor of its device: by how much the same "
-            "artifact differs from itself there. Flags change no verdict; they say where a median hides something."
+            "artifact differs from itself there. Flags change no verdict; they say where a median hides "
+            "something."
         ),
         Text("", tuple(f"{section.short_title}: {floors.describe(section.first)}" for section in sections)),
     ]
@@ -80,8 +81,10 @@ def _flagged(section: Section, lines: Sequence[Line]) -> Iterable[Part]:
     outliers = sum(each.outlier_fraction for each in processes) / len(processes)
     yield Text(
         f"{section.short_title}: of {count(len(processes), 'process')}es, "
-        f"{sum(each.is_drifting for each in processes)} drift and {sum(each.is_bimodal for each in processes)} have "
-        f"two modes; {outliers:.1%} of the samples lie beyond Tukey's fences. Of {count(len(lines), 'line')}, "
+        f"{sum(each.is_drifting for each in processes)} drift and "
+        f"{sum(each.is_bimodal for each in processes)} have "
+        f"two modes; {outliers:.1%} of the samples lie beyond Tukey's fences. Of "
+        f"{count(len(lines), 'line')}, "
         f"{sum(each.is_bimodal for each in found)} have fast and slow processes, and {few} have fewer than "
         f"{MIN_DRAWN} processes, whose intervals are too narrow (marked * where they stand)."
     )
@@ -157,7 +160,8 @@ def rows_chapter(lines: Iterable[Line]) -> Chapter:
     )
     headings = ("line", "device", "runs", "median of each process, ms")
     lead = Text(
-        "Each link above leads here. The ids name rows of the results: column `id` of the Parquet files, in the "
+        "Each link above leads here. The ids name rows of the results: column `id` of the Parquet files, in "
+        "the "
         "order of the medians."
     )
     return Chapter("Rows", (lead, Table(headings, fields, tuple(line.ids for line in known), is_list=True)))

@@ -26,9 +26,12 @@ Cost = Callable[[Line], float]
 def chapter(sections: Sequence[Section]) -> Chapter:
     parts: list[Part] = [
         Text(
-            "Each point is a network with a compression and a precision, in its fastest algorithm, format and "
-            "schedule. Bars are 95% intervals: of the median over processes, and of the share of right images "
-            "(Wilson). On the front, nothing is both faster (or smaller) and more accurate, as far as medians "
+            "Each point is a network with a compression and a precision, in its fastest algorithm, format "
+            "and "
+            "schedule. Bars are 95% intervals: of the median over processes, and of the share of right "
+            "images "
+            "(Wilson). On the front, nothing is both faster (or smaller) and more accurate, as far as "
+            "medians "
             "and shares go."
         )
     ]
@@ -43,7 +46,7 @@ def chapter(sections: Sequence[Section]) -> Chapter:
 
 
 def front_of(lines: Iterable[Line], cost: Cost) -> list[Line]:
-    """Of lines with an accuracy, those that no other beats in accuracy at the same cost or less, cheapest first."""
+    """Of lines with an accuracy, those that no other beats at the same cost or less, cheapest first."""
     found: list[Line] = []
     for line in sorted(lines, key=lambda line: (cost(line), -(line.top1_fraction or 0.0))):
         if (line.top1_fraction or 0.0) > max((each.top1_fraction or 0.0 for each in found), default=-inf):
@@ -97,7 +100,9 @@ def _plot(title: str, x: Axis, lines: Sequence[Line], cost: Cost) -> Plot:
 
 def _mark(line: Line, cost: Cost, is_labelled: bool) -> Mark:
     row = line.judged
-    assert row is not None and row.top1_fraction is not None and row.top1_n
+    assert row is not None
+    assert row.top1_fraction is not None
+    assert row.top1_n
     low, high = statistics.proportion_interval(row.top1_fraction, row.top1_n)
     summary, x = line.summary, cost(line)
     is_time = cost is not weight_kib

@@ -31,8 +31,10 @@ def searches_chapter(found: Sequence[SearchCurve]) -> Chapter | None:
     if not found:
         return None
     lead = Text(
-        "The sum over a network's convolutions of the best time so far, in parts of the hand schedule's, after so "
-        "many trials of each. These are times of single convolutions as the search saw them; what they come to in "
+        "The sum over a network's convolutions of the best time so far, in parts of the hand schedule's, "
+        "after so "
+        "many trials of each. These are times of single convolutions as the search saw them; what they come "
+        "to in "
         "the network is among the times above."
     )
     panels = [

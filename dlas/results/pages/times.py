@@ -28,7 +28,8 @@ def bars_chapter(sections: Sequence[Section]) -> Chapter:
     parts: list[Part] = [
         Text(
             "Medians over processes with their 95% intervals, by compression and precision; the fill is the "
-            "algorithm. A bar's name is the format and the schedule. Bars of what is not publishable are dimmed."
+            "algorithm. A bar's name is the format and the schedule. Bars of what is not publishable are "
+            "dimmed."
         )
     ]
     for section in sections:
@@ -107,8 +108,10 @@ def sparse_chapter(sections: Sequence[Section], floors: Floors) -> Chapter | Non
     if not parts:
         return None
     lead = Text(
-        "How many times faster a pruned network is in a sparse format than the same network dense, unpruned, in "
-        "the same algorithm and schedule, over its share of zero weights. It pays above 1. From which share on "
+        "How many times faster a pruned network is in a sparse format than the same network dense, "
+        "unpruned, in "
+        "the same algorithm and schedule, over its share of zero weights. It pays above 1. From which share "
+        "on "
         "it does is known no closer than the levels that were measured."
     )
     return Chapter("Where sparse kernels pay", (lead, *parts))
