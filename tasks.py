@@ -566,7 +566,7 @@ def show_targets(context: Context) -> None:
 @verb
 def test(context: Context, pytest: str = "") -> None:
     """Run the whole test suite: lint, types, tests."""
-    steps = ["ruff check .", "ruff format --check .", "mypy", "pytest"]
+    steps = ["ruff check .", "ruff format --check .", "mypy", "pytest -n 2 --dist loadgroup"]
     for step in [f"pytest {pytest}"] if pytest else steps:
         if not context.run(f"{sys.executable} -m {step}", warn=True, pty=sys.stdout.isatty()):
             raise Exit(f"inv test: {step} failed", 1)

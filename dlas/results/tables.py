@@ -8,7 +8,8 @@ from math import isfinite
 
 NONE = "-"
 _UNITS = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
-_NUMBER = re.compile(r"[-+]?[\d.,]+[%x]?(?: |$).*|-|inf")
+# As in 1.5, 12%, 1.20x, 3.1 ms (3.0 .. 3.2*), 99.4% (98.0% .. 99.9%) of 360.
+_NUMBER = re.compile(r"(?:[-+]?[\d.,]+[%x]?(?: (?:s|ms|us|ns|KiB))?(?: \([^()]*\))?(?: of \d+)?|-|inf)")
 
 
 def unit_of(fastest_ns: float) -> tuple[str, float]:

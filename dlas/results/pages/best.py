@@ -73,6 +73,8 @@ def _sentence(choice: Choice) -> str:
 
 def _faster(choice: Choice) -> Iterable[str]:
     """What would be faster, if its accuracy were known to hold."""
+    if choice.reference is None:
+        return
     for each in choice.faster[:_NAMED]:
         why = each.accuracy.reason if each.accuracy else each.line.first.accuracy_reason or "no accuracy"
         gain = f", {words.speedup(each.verdict)} as fast as the best" if each.verdict else ""

@@ -80,7 +80,7 @@ def _flagged(section: Section, lines: Sequence[Line]) -> Iterable[Part]:
     few = sum(len(line.rows) < MIN_DRAWN for line in lines)
     outliers = sum(each.outlier_fraction for each in processes) / len(processes)
     yield Text(
-        f"{section.short_title}: of {count(len(processes), 'process')}es, "
+        f"{section.short_title}: of {len(processes):,} processes, "
         f"{sum(each.is_drifting for each in processes)} drift and "
         f"{sum(each.is_bimodal for each in processes)} have "
         f"two modes; {outliers:.1%} of the samples lie beyond Tukey's fences. Of "

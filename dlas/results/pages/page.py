@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>|#])")
+_CODE = re.compile(r"`([^`]+)`")
+_MARKUP = re.compile(r"(`[^`]+`)|([\\`*_{}\[\]<>|#])")
 LINKED = re.compile(r"#row-([0-9a-f]+)")  # what `href` makes
 ID_DIGITS = 8  # of an id that a reader sees; its link and the list of rows have all of it
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; with items, a list below it."""
+    """A paragraph; with items, a list below it. What stands between backticks is code."""
 
     words: str
     items: tuple[str, ...] = ()
@@ -94,9 +95,9 @@ def title_of(ids: Sequence[str], words: str) -> str:
 
 def to_html(page: Page) -> str:
     """One file: styles and figures are inside, and there is no script."""
-    return _template().render(
-        page=page, kind=lambda part: type(part).__name__, anchor=anchor, href=href, shown=ID_DIGITS
-    )
+    listed = {ids[0] for chapter in page.chapters for part in chapter.parts for ids in _listed(part)}
+    names = {"anchor": anchor, "href": href, "shown": ID_DIGITS, "listed": listed}
+    return _template().render(page=page, kind=lambda part: type(part).__name__, **names)
 
 
 def to_markdown(page: Page) -> str:
@@ -109,10 +110,17 @@ def figures(page: Page) -> Iterator[Figure]:
         yield from (part for part in chapter.parts if isinstance(part, Figure))
 
 
+def _listed(part: Part) -> tuple[tuple[str, ...], ...]:
+    return part.ids if isinstance(part, Table) and part.is_list else ()
+
+
 def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined  # a tenth of a second that few commands need
+    # A tenth of a second that few commands need.
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup, escape
 
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.filters["marked"] = lambda words: Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))
     return engine.from_string(_TEMPLATE.read_text())
 
 
@@ -148,4 +156,5 @@ def _table(table: Table) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", text)
+    """For Markdown; what stands between backticks is code there too."""
+    return _MARKUP.sub(lambda found: found[1] or f"\\{found[2]}", text)
