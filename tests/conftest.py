@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several processes, tests of one file stay together, and those that use the machine's devices too."""
+    """For pytest-xdist: tests of one file stay together, and all those that use the machine's devices."""
     folder = item.path.relative_to(ROOT).parts[:-1]
     is_alone = folder in (("tests",), ("tests", "hardware"), ("tests", "integration"))
     item.add_marker(pytest.mark.xdist_group("machine" if is_alone else str(item.path)))

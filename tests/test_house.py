@@ -47,6 +47,8 @@ ARROWS: dict[str, set[str]] = {
     | {"datasets.catalog", "keys", "models.weights", "sweep"},
     "bench": EVERYTHING,
     "pipeline": EVERYTHING,
+    "publishing": EVERYTHING,
+    "searches": LEAVES | {"results", "sweep", "systems.autoschedule", "trial", "tuned"},
     "stages": EVERYTHING,
     "training": EVERYTHING,
     "tuning": EVERYTHING,
@@ -74,7 +76,7 @@ ARROWS: dict[str, set[str]] = {
     "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},
     "tasks": LEAVES
     | {"cache", "datasets.catalog", "doctor", "elbows", "hardware", "pipeline", "plan", "prebuilt"}
-    | {"progress", "supplies", "sweep", "sweeptables", "training", "trial", "tuning"},
+    | {"progress", "publishing", "supplies", "sweep", "sweeptables", "training", "trial", "tuning"},
 }
 # What changes networks of PyTorch; levels, elbows and what a name asks for are known without it.
 PRUNING = {

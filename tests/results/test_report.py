@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dlas.errors import UsageError
 from dlas.results import store
 from dlas.results.entries import Entry
-from dlas.results.report import render, report
+from dlas.results.report import describe, render
 from dlas.values import Row
 
 MakeRow = Callable[..., Row]
@@ -210,29 +209,19 @@ def test_report_hides_older_code_and_names_damaged_files(tmp_path: Path, make_ro
     damaged.write_bytes(b"PAR1")
     for row in (old, new):
         store.write(tmp_path, row)
-    text = report(tmp_path, "smoke")
+    text = describe(store.read(tmp_path, "smoke"))
     assert line_of(text, GEMM).split()[0] == "10.000"
     assert "not shown: 1 row of older code" in text
     assert "delete it and run the sweep again" in line_of(text, f"not read: {damaged}")
     assert text == text.rstrip()
 
     store.write(tmp_path, dataclasses.replace(old, started_at=make_row(minutes=2).started_at))
-    assert line_of(report(tmp_path, "smoke"), GEMM).split()[0] == "20.000"
+    assert line_of(describe(store.read(tmp_path, "smoke")), GEMM).split()[0] == "20.000"
 
 
 def test_report_of_damaged_files_only(tmp_path: Path, make_row: MakeRow) -> None:
     store.write(tmp_path, make_row()).write_bytes(b"")
-    assert report(tmp_path, "smoke").startswith("not read: ")
-
-
-def test_sweep_without_results_names_those_with(tmp_path: Path, make_row: MakeRow) -> None:
-    with pytest.raises(
-        UsageError, match=r"sweep 'smoke' has no results; `invoke run --sweep smoke` makes them$"
-    ):
-        report(tmp_path, "smoke")
-    store.write(tmp_path, make_row(sweep="cifar"))
-    with pytest.raises(UsageError, match="those with results: cifar"):
-        report(tmp_path, "smoke")
+    assert describe(store.read(tmp_path, "smoke")).startswith("not read: ")
 
 
 def test_a_tuned_row_says_what_its_search_came_to(make_entry: MakeEntry) -> None:
