@@ -66,6 +66,7 @@ HELP = {
     "recipe": "how to train: a recipe's name, or its file.toml; else what the sweep says",
     "repeats": "samples of each process, fewer than 150 are not publishable; for run, 0 is 150, emulated 3",
     "replicates": "processes for each cell; those that are there already count",
+    "results": "for bench: so many made rows",
     "retry": "how often to ask a device that went away again, once it is back",
     "rounds": "pairs of processes; with bench --sparse, one of each level, of our dense and of the peer; "
     "with --tuned, one of each contestant",
@@ -507,6 +508,7 @@ def bench(
     tuned: bool = False,
     format: str = "",
     layers: int = Count(0),
+    results: int = Count(0),
 ) -> None:
     """Time our artifacts against a peer's, or against our fp32, whole processes in turn.
 
@@ -514,11 +516,17 @@ def bench(
     searches found for it, beside our other schedules and the peers. There, --layers N takes its N largest
     convolutions instead, and --model '*' all networks of the dataset.
 
+    With --results N, what N made rows cost to load and to report.
+
     Without --against, --algorithm and --format: onnxruntime, all three, and auto; with --tuned,
     onnxruntime,openvino, direct, and blocked.
     """
     from dlas import pipeline, progress, trial
 
+    if results:
+        from dlas.bench import results as many
+
+        return print(many.run(results, print))
     if sparse and tuned:
         raise UsageError("--sparse and --tuned are two comparisons", "give one of them")
     settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))

@@ -30,7 +30,7 @@ def compact(artifacts: Path, sweep: str) -> str:
     paths = _files(artifacts, sweep)
     seen = {path: _stamp(path) for path in paths}
     table = store.newest(_table(paths))
-    packed = _pack(artifacts, sweep, table)
+    packed = pack(artifacts, sweep, table)
     removed = [path for path in paths if path != packed]
     for path in removed:
         if _stamp(path) == seen[path]:  # else a run has just measured that row anew
@@ -54,7 +54,7 @@ def merge(artifacts: Path, source: Path) -> list[str]:
         ids = theirs.column(schema.ID).to_pylist()
         fresh = [position for position, each in enumerate(ids) if each in kept - known]
         if fresh:
-            _pack(artifacts, sweep, theirs.take(fresh))
+            pack(artifacts, sweep, theirs.take(fresh))
         here = sum(each in known for each in ids)
         older = len(ids) - len(fresh) - here
         more = f", {older} older than ours left out" if older else ""
@@ -146,7 +146,7 @@ def _table(paths: Sequence[Path]) -> pa.Table:
     return table
 
 
-def _pack(artifacts: Path, sweep: str, table: pa.Table) -> Path:
+def pack(artifacts: Path, sweep: str, table: pa.Table) -> Path:
     """Write rows as one file, named by which they are."""
     name = digest(*sorted(table.column(schema.ID).to_pylist()))[:16]
     path = store.packed_path(artifacts, sweep, name)
