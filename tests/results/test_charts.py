@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -263,7 +263,7 @@ def test_a_rule_has_its_text_and_its_interval() -> None:
     texts = [words for words, _ in text_boxes(root)]
     assert {"break-even", "pays", "dense"} <= set(texts)
     line = bounds(children(titled(root, "t"), "path")[0].attrib["d"])
-    (shade,) = [node for node in children(root, "rect") if node.get("fill") == "#efe9dc"]
+    (shade,) = [node for node in children(root, "rect") if node.get("fill") == "#e1ebf3"]
     left, width = float(shade.attrib["x"]), float(shade.attrib["width"])
     assert line.left == line.right == pytest.approx(left + 0.2 * width, abs=0.1)
 
@@ -297,6 +297,37 @@ def test_a_band_is_in_the_legend_and_replaces_error_bars() -> None:
     single = Plot("", Axis(), Axis(), (Series("s", marks[:1], line_style(0), band="its interval"),))
     root = check(draw(single))
     assert [node for node in children(root, "path") if node.get("stroke-width") == "0.9"]
+
+
+def test_a_band_lies_between_the_ends_of_its_intervals() -> None:
+    marks = (Mark(Interval(0), Interval(1, 0, 4)), Mark(Interval(1), Interval(2, 1, 3)))
+    chart = Plot("", Axis(), Axis(low=0, high=4), (Series("s", marks, line_style(0), band="b"),))
+    root = check(draw(chart))
+    (band,) = [node.attrib["d"] for node in children(root, "path") if node.get("fill") == "#d4d4d4"]
+    (_, top), (_, low), (_, high), (_, bottom) = (map(float, p.split()) for p in band[1:-1].split("L"))
+    assert [(bottom - y) / (bottom - top) for y in (low, high)] == pytest.approx([0.75, 0.25], abs=0.001)
+
+
+def test_an_error_bar_beyond_the_axes_has_no_cap() -> None:
+    mark = Mark(Interval(10, 8, 90), Interval(10, -90, 90))
+    root = check(draw(plot(mark, x=Axis(low=0, high=20), y=Axis(low=0, high=20))))
+    (path,) = [node.attrib["d"] for node in children(root, "path") if node.get("stroke-width") == "0.9"]
+    assert re.findall(r"[a-zA-Z]", path) == list("MHMvMV")
+
+
+def test_a_label_stands_on_no_marker_and_rather_on_no_line() -> None:
+    line = Series("line", (at(0, 5), at(5, 5, label="label"), at(10, 5)), line_style(1))
+    root = check(draw(Plot("", Axis(), Axis(low=0, high=10), (line,))))
+    label = dict(text_boxes(root))["label"]
+    (middle,) = [
+        bounds(n.attrib["d"]).top
+        for n in children(root, "path")
+        if n.get("stroke-dasharray") and n.get("d") != "M0 5H26"
+    ]
+    assert not label.top < middle < label.bottom
+    crowd = [at(x, y) for x in range(-6, 7) for y in range(-6, 7) if (x, y) != (0, 0)]
+    crowded = plot(at(0, 0, label="no room"), *crowd)
+    assert "no room" not in dict(text_boxes(check(draw(crowded, 300, 150))))
 
 
 def test_marks_carry_their_rows_and_lead_to_them() -> None:
@@ -342,6 +373,15 @@ def test_ticks_of_a_logarithmic_axis_are_1_2_5() -> None:
     assert [label for _, label in ticks] == ["1", "2", "5", "10", "20", "50", "100", "200", "500", "1,000"]
     assert [label for _, label in Scale(1, 1000, True, 0, 200).ticks()] == ["1", "10", "100", "1,000"]
     assert len(Scale(1e-3, 1e3, True, 0, 200).ticks()) in (3, 4)
+
+
+def test_wide_labels_of_ticks_stay_apart_and_inside() -> None:
+    scale = Scale(123456, 123457, False, 0, 300)
+    ticks = scale.ticks()
+    gaps = [scale.place(b) - scale.place(a) for (a, _), (b, _) in pairwise(ticks)]
+    assert min(gaps) > max(text_width(label, 10) for _, label in ticks) + 10
+    assert text_width("bold", bold=True) > text_width("bold")
+    check(draw(plot(at(123456, 1), x=Axis(low=123456, high=123457), y=Axis(low=0, high=1))))
 
 
 def words(rng: random.Random, count: int) -> str:
