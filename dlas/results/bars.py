@@ -130,9 +130,7 @@ def _row(bar: Bar, scale: Scale, plot: Box, middle: float, ids: str) -> str:
     faded = element("g", shape + whisker, opacity=0.4) if bar.dimmed else shape + whisker
     color, y = MUTED if bar.dimmed else "", middle + _BASELINE_PX
     label = text(plot.left - _GAP_PX, y, bar.label, anchor="end", bold=bar.best, fill=color)
-    words = ""
-    if bar.text:
-        words = text(max(right, reach) + _GAP_PX, y, bar.text, bold=bar.best, fill=color, halo=True)
+    words = text(max(right, reach) + _GAP_PX, y, bar.text, bold=bar.best, fill=color, halo=True)
     return linked(label + faded + words, bar.title, bar.href)
 
 

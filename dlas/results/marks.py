@@ -13,7 +13,7 @@ from dlas.results.styles import Style, marker
 from dlas.results.svg import ACCENT, INK, Box, element, linked, number
 
 _CAP_PX = 2.5
-_BAND, _SHADE = "#d4d4d4", "#efe9dc"
+_BAND, _SHADE = "#d4d4d4", "#e1ebf3"
 _RULE_DASH, _SOLID = "1.5 2.5", "none"
 
 Point = tuple[float, float]

@@ -118,6 +118,8 @@ def text(
     transform: str = "",
 ) -> str:
     """One line, its baseline at y. anchor: start where empty, middle or end; halo: white around letters."""
+    if not words:
+        return ""
     around = "paint-order:stroke;stroke:white;stroke-width:3px;stroke-linejoin:round"
     return element(
         "text",
