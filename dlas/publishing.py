@@ -117,7 +117,7 @@ def measure_noise(planned: Sequence[Planned], settings: Settings, progress: Prog
     pipeline.check(rows, settings.root)
     began = min(row.started_at for row in rows)
     fresh = [row for row in store.read(settings.root, floors.SWEEP).rows if row.started_at >= began]
-    return "\n".join(noise.describe(line.name, noise.floor(line.processes)) for line in lines_of(fresh))
+    return "\n".join(floors.describe(line, noise.floor(line.processes)) for line in lines_of(fresh))
 
 
 def act(action: str, sweep: str, sources: str, csv: str, root: Path) -> Iterator[str]:

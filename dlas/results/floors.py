@@ -10,6 +10,8 @@ from dlas.results import entries, noise, store
 from dlas.results.entries import Entry
 from dlas.results.lines import Line, grouped, lines_of
 from dlas.results.noise import Noise
+from dlas.results.statistics import MIN_DRAWN
+from dlas.results.tables import interval_text, unit_of
 
 SWEEP = "noise"  # whose rows are one artifact against itself
 
@@ -47,6 +49,25 @@ def read(artifacts: Path) -> Floors:
         measured = [(noise.floor(line.processes), line) for line in group]
         found[_place(group[0].first)] = max(measured, key=lambda pair: pair[0].floor_fraction)
     return Floors(found)
+
+
+def describe(line: Line, found: Noise) -> str:
+    """What `invoke noise` says of one cell, without a newline at its end."""
+    ours, unit = line.summary, unit_of(line.median_ns)
+    halves = f"{found.halves_ratio:.4f} ({interval_text(found.halves_low, found.halves_high, 4)})"
+    told = found.alternating
+    return "\n".join(
+        [
+            line.name,
+            f"  noise floor {found.floor_fraction:.2%}: by so much {MIN_DRAWN} processes may differ from "
+            f"{MIN_DRAWN} "
+            "others of the same artifact",
+            f"    random groups of {found.processes} processes {found.splits_fraction:.2%}, "
+            f"groups in a row {found.phases_fraction:.2%}",
+            f"    last half to first half {halves}; even to odd processes: {told.word}, {told.ratio:.4f}",
+            f"    median {ours.median_ns / unit[1]:.3f} {unit[0]}; rows {' '.join(line.ids)}",
+        ]
+    )
 
 
 def _place(row: Entry) -> Place:

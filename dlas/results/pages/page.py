@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
+_FIXED = "\N{NO-BREAK SPACE}"
+_TOGETHER = re.compile(r"[\d.]+ (?:s|ms|us|ns|KiB)\b|\([^()]* \.\. [^()]*\)")  # what no line may break in
 _CODE = re.compile(r"`([^`]+)`")
 _MARKUP = re.compile(r"(`[^`]+`)|([\\`*_{}\[\]<>|#])")
 LINKED = re.compile(r"#row-([0-9a-f]+)")  # what `href` makes
@@ -121,6 +123,7 @@ def _template() -> Template:
 
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     engine.filters["marked"] = lambda words: Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))
+    engine.filters["fixed"] = lambda words: _TOGETHER.sub(lambda found: found[0].replace(" ", _FIXED), words)
     return engine.from_string(_TEMPLATE.read_text())
 
 
