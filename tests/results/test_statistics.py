@@ -5,11 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from dlas.results.statistics import (
     MIN_DRAWN,
+    draw_medians,
     median_interval,
     proportion_interval,
+    quantiles,
     ratio_interval,
     summarize,
 )
@@ -49,6 +52,32 @@ def test_interval_is_that_of_a_plain_bootstrap(size: int) -> None:
         below = np.mean(medians < fast), np.mean(medians <= fast)
         assert below[0] - 0.02 <= np.mean(medians <= plain)
         assert below[1] + 0.02 >= np.mean(medians < plain)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6, 7, 40, 41), (30, 30, 30, 30)])
+def test_draws_are_those_of_a_plain_hierarchical_bootstrap(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    processes = [rng.lognormal(0.1 * i, 0.3, size) for i, size in enumerate(sizes)]
+    plain = []
+    for _ in range(4000):
+        chosen = [processes[i] for i in rng.integers(len(sizes), size=len(sizes))]
+        plain.append(np.median([np.median(rng.choice(samples, samples.size)) for samples in chosen]))
+    assert ks_2samp(draw_medians(processes, 0), plain).pvalue > 0.01
+
+
+def test_two_seeds_are_two_independent_draws() -> None:
+    rng = np.random.default_rng(0)
+    processes = [rng.lognormal(0, 0.3, 20) for _ in range(6)]
+    one, same, other, side = (draw_medians(processes, seed) for seed in (0, 0, 1, (0, 1)))
+    assert (one == same).all()
+    for independent in (other, side):
+        assert abs(np.corrcoef(one, independent)[0, 1]) < 0.1  # 4 standard errors of 2000 draws
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 150])
+def test_quantiles_are_numpys(size: int) -> None:
+    values, shares = np.random.default_rng(size).standard_normal(size), (0.0, 0.025, 0.5, 0.975, 1.0)
+    assert quantiles(values, shares) == pytest.approx(np.quantile(values, shares))
 
 
 @pytest.mark.parametrize("size", [10, 150])

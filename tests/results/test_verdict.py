@@ -1,41 +1,13 @@
-"""Verdicts: how often they are false where there is nothing to find, and how often they find what is there."""
+"""How often verdicts are false where there is nothing to find, and how often they find what is there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
-from scipy.signal import lfilter
 
 from dlas.results import verdict
 from dlas.results.verdict import FASTER, SLOWER, UNDECIDED
-
-SAMPLES = 150
-
-
-@dataclass(frozen=True)
-class World:
-    """How rows mislead; all as parts of the time. follows: how much a sample is like the one before. drift: over a
-    process. switches: how often it goes from one of two modes to the other, a quarter apart. differ: processes."""
-
-    follows: float = 0.0
-    drift: float = 0.0
-    switches: float = 0.0
-    differ: float = 0.01
-
-    def processes(self, rng: np.random.Generator, count: int, scale: float = 1.0) -> list[np.ndarray]:
-        return [self._process(rng) * scale for _ in range(count)]
-
-    def _process(self, rng: np.random.Generator) -> np.ndarray:
-        noise = lfilter([0.02], [1.0, -self.follows], rng.standard_normal(SAMPLES))
-        noise += 0.01 * np.abs(rng.standard_normal(SAMPLES))
-        noise += np.linspace(0, self.drift * rng.standard_normal(), SAMPLES)
-        if self.switches:
-            changes = np.cumsum(rng.random(SAMPLES) < self.switches) + rng.integers(2)
-            noise += 0.25 * (changes % 2)
-        return 1e6 * np.exp(noise + self.differ * rng.standard_normal())
-
+from tests.results.worlds import World
 
 WORLDS = {
     "plain": World(differ=0.0),
