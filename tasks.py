@@ -524,9 +524,7 @@ def bench(
     from dlas import pipeline, progress, trial
 
     if results:
-        from dlas.bench import results as many
-
-        return print(many.run(results, print))
+        return print(pipeline.run_results_bench(results, print))
     if sparse and tuned:
         raise UsageError("--sparse and --tuned are two comparisons", "give one of them")
     settings = trial.Settings("bench", ARTIFACTS, runner, repeats=repeats, folders=catalog.folders("", DATA))

@@ -287,6 +287,13 @@ def run_tuned_bench(
     return tuned.run(tuned.choose(*cells), rules, settings, progress.say)
 
 
+def run_results_bench(rows: int, say: Callable[[str], None]) -> str:
+    """What so many made rows cost to load and to report: see `dlas.bench.results`."""
+    from dlas.bench import results
+
+    return results.run(rows, say)
+
+
 def append_log(path: Path, text: str) -> None:
     if text:
         path.parent.mkdir(parents=True, exist_ok=True)

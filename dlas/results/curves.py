@@ -8,13 +8,13 @@ from math import floor
 from pathlib import Path
 
 from dlas.cache import atomic_write
-from dlas.results import charts
-from dlas.results.axes import Axis, Interval
-from dlas.results.marks import Mark, Rule, Series
-from dlas.results.plots import Plot
+from dlas.results.charts.axes import Axis, Interval
+from dlas.results.charts import grid
+from dlas.results.charts.marks import Mark, Rule, Series
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import RING, Style
+from dlas.results.charts.svg import MUTED
 from dlas.results.statistics import proportion_interval
-from dlas.results.styles import RING, Style
-from dlas.results.svg import MUTED
 from dlas.values import LevelPoint
 
 _HEADINGS = ("level", "zero weights", "validation top-1", "lost", "test top-1")
@@ -71,7 +71,7 @@ def to_svg(curves: Sequence[Curve]) -> str:
     columns = dict.fromkeys(curve.technique for curve in curves)
     low = max(0, 10 * floor(min(map(_lowest, curves)) / 10))
     panels = {(curve.dataset, curve.network, curve.technique): _panel(curve, low) for curve in curves}
-    return charts.grid(
+    return grid.grid(
         [panels.get((*row, column)) for row in rows for column in columns],
         len(columns),
         "Accuracy against compression",

@@ -12,13 +12,13 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from dlas.results.axes import Axis, Interval, Scale
-from dlas.results.bars import Bar, Bars, Group
-from dlas.results.charts import Chart, draw, grid
-from dlas.results.marks import Front, Mark, Rule, Series
-from dlas.results.plots import Plot
-from dlas.results.styles import FILLS, RING, SHAPES, STYLES, Style, line_style, point_style
-from dlas.results.svg import Box, text_width
+from dlas.results.charts.axes import Axis, Interval, Scale
+from dlas.results.charts.bars import Bar, Bars, Group
+from dlas.results.charts.grid import Chart, draw, grid
+from dlas.results.charts.marks import Front, Mark, Rule, Series
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import FILLS, RING, SHAPES, STYLES, Style, line_style, point_style
+from dlas.results.charts.svg import Box, text_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 WORDS = (

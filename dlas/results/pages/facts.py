@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from dlas.cache import digest
 from dlas.errors import StorageError
-from dlas.results import charts, flags
-from dlas.results.axes import Axis, Interval
-from dlas.results.bars import Bar, Bars, Group
+from dlas.results import flags
+from dlas.results.charts import grid
+from dlas.results.charts.axes import Axis, Interval
+from dlas.results.charts.bars import Bar, Bars, Group
 from dlas.results.effort import total_seconds
 from dlas.results.entries import Entry
 from dlas.results.floors import Floors
@@ -108,7 +109,7 @@ def effort(rows: Sequence[Entry]) -> Chapter | None:
     )
     chart = Bars("Seconds by stage", Axis("seconds"), (Group("", bars),))
     caption = f"{total / 60:,.0f} minutes in all; what several rows share is counted once."
-    return Chapter("Where the time went", (Figure("effort", charts.draw(chart, width_px=640), caption),))
+    return Chapter("Where the time went", (Figure("effort", grid.draw(chart, width_px=640), caption),))
 
 
 def provenance(rows: Sequence[Entry], sweep: str) -> Chapter:

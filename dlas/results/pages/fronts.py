@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
-from dlas.results import charts, statistics
-from dlas.results.axes import Axis, Interval
+from dlas.results import statistics
+from dlas.results.charts import grid
+from dlas.results.charts.axes import Axis, Interval
+from dlas.results.charts.marks import Front, Mark, Series
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import STYLES, point_style
 from dlas.results.lines import Line, grouped
-from dlas.results.marks import Front, Mark, Series
 from dlas.results.pages import words
 from dlas.results.pages.page import Chapter, Figure, Part, Text, href, title_of
 from dlas.results.places import Section
-from dlas.results.plots import Plot
-from dlas.results.styles import STYLES, point_style
 from dlas.results.tables import unit_of
 
 _POINTS = 400  # in one plot, beside the front
@@ -77,7 +78,7 @@ def _figure(section: Section, lines: Sequence[Line]) -> Figure:
         _plot("against size", Axis("weights, KiB", is_log=True), sized, weight_kib) if sized else None,
     ]
     title = f"Accuracy on {dataset}, {section.short_title}"
-    svg = charts.grid(panels, 2, title, panel_width_px=440, plot_height_px=300, y_label="top-1, %")
+    svg = grid.grid(panels, 2, title, panel_width_px=440, plot_height_px=300, y_label="top-1, %")
     return Figure(f"front-{section.first.target}-{section.first.device[:8]}-{dataset}", svg, f"{title}.")
 
 

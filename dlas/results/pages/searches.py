@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dlas.results import charts
-from dlas.results.axes import Axis, Interval
-from dlas.results.marks import Mark, Rule, Series
+from dlas.results.charts import grid
+from dlas.results.charts.axes import Axis, Interval
+from dlas.results.charts.marks import Mark, Rule, Series
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import line_style
 from dlas.results.pages.page import Chapter, Figure, Text, href, title_of
-from dlas.results.plots import Plot
-from dlas.results.styles import line_style
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def searches_chapter(found: Sequence[SearchCurve]) -> Chapter | None:
         for curve in found
     ]
     title = "Best of the search over its trials"
-    svg = charts.grid(panels, 2, title, y_label="of the hand schedule's time")
+    svg = grid.grid(panels, 2, title, y_label="of the hand schedule's time")
     return Chapter("What searches found", (lead, Figure("searches", svg, f"{title}.")))
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlas.results import charts, verdict
-from dlas.results.axes import Axis, Interval
-from dlas.results.bars import Bar, Bars, Group
+from dlas.results import verdict
+from dlas.results.charts import grid
+from dlas.results.charts.axes import Axis, Interval
+from dlas.results.charts.bars import Bar, Bars, Group
+from dlas.results.charts.marks import Mark, Rule, Series
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import point_style
 from dlas.results.floors import Floors
 from dlas.results.lines import Line, grouped
-from dlas.results.marks import Mark, Rule, Series
 from dlas.results.pages import words
 from dlas.results.pages.page import Chapter, Figure, Part, Table, Text, href, title_of
 from dlas.results.places import Section, contests_of
-from dlas.results.plots import Plot
-from dlas.results.styles import point_style
 from dlas.results.tables import count, unit_of
 from dlas.results.verdict import FASTER, SLOWER, Verdict
 
@@ -60,7 +61,7 @@ def _bars(section: Section, contest: Sequence[Line]) -> Figure:
     more = len(ranked) - len(shown)
     left_out = f" The {count(more, 'slowest line')} of {len(ranked)} are left out." if more > 0 else ""
     name = f"times-{row.target}-{row.device[:8]}-{row.dataset}-{row.model}"
-    return Figure(name, charts.draw(chart, width_px=860, desc=title), f"{title}.{left_out}")
+    return Figure(name, grid.draw(chart, width_px=860, desc=title), f"{title}.{left_out}")
 
 
 def _heading(line: Line) -> str:
@@ -156,7 +157,7 @@ def _sparse_figure(section: Section, pairs: Sequence[SparsePair]) -> Figure:
         panels.append(Plot(title, Axis("zero weights, %"), Axis(is_log=True), series, rules=(rule,)))
     row = pairs[0].sparse.first
     title = f"Speed of sparse formats against dense on {row.dataset}, {section.short_title}"
-    svg = charts.grid(
+    svg = grid.grid(
         panels, 3, title, panel_width_px=290, plot_height_px=230, y_label="times as fast as dense"
     )
     return Figure(f"sparse-{row.target}-{row.device[:8]}-{row.dataset}", svg, f"{title}.")

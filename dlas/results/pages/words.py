@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from dlas.results.accuracy import Verdict as AccuracyVerdict
-from dlas.results.axes import Interval
+from dlas.results.charts.axes import Interval
 from dlas.results.lines import Line
 from dlas.results.statistics import Summary
 from dlas.results.tables import NONE, interval_text, unit_of

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dlas.results.svg import (
+from dlas.results.charts.svg import (
     INK,
     LINE_EMS,
     RULE,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlas.results import axes
-from dlas.results.axes import Axis, Interval, Scale
-from dlas.results.legend import SWATCH_PX, Key
-from dlas.results.styles import FILLS, fill
-from dlas.results.svg import INK, MUTED, TEXT_PX, Box, element, linked, number, text, text_width
+from dlas.results.charts import axes
+from dlas.results.charts.axes import Axis, Interval, Scale
+from dlas.results.charts.legend import SWATCH_PX, Key
+from dlas.results.charts.styles import FILLS, fill
+from dlas.results.charts.svg import INK, MUTED, TEXT_PX, Box, element, linked, number, text, text_width
 
 _ROW_PX, _BAR_PX, _CAP_PX, _GAP_PX = 19.0, 12.0, 3.0, 6.0
 _BASELINE_PX = 0.36 * TEXT_PX

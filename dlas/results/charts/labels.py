@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlas.results.svg import LINE_EMS, TICK_PX, Box, text, text_width
+from dlas.results.charts.svg import LINE_EMS, TICK_PX, Box, text, text_width
 
 _GAP_PX = 2.0
 

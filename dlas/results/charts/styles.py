@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dlas.results.svg import ACCENT, INK, MUTED, element, number
+from dlas.results.charts.svg import ACCENT, INK, MUTED, element, number
 
 _LINE = '<path d="M0 {0}H6" stroke="{1}" stroke-width="{2}"/>'
 _DOTS = f'<circle cx="1.2" cy="1.2" r="1.1" fill="{INK}"/><circle cx="3.7" cy="3.7" r="1.1" fill="{INK}"/>'

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dlas.results.axes import Interval, Scale
-from dlas.results.labels import Segment
-from dlas.results.legend import SWATCH_PX, Key
-from dlas.results.styles import Style, marker
-from dlas.results.svg import ACCENT, INK, Box, element, linked, number
+from dlas.results.charts.axes import Interval, Scale
+from dlas.results.charts.labels import Segment
+from dlas.results.charts.legend import SWATCH_PX, Key
+from dlas.results.charts.styles import Style, marker
+from dlas.results.charts.svg import ACCENT, INK, Box, element, linked, number
 
 _CAP_PX = 2.5
 _BAND, _SHADE = "#d4d4d4", "#e1ebf3"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlas.results import axes, labels
-from dlas.results.axes import Axis, Interval, Scale
-from dlas.results.legend import Key
-from dlas.results.marks import Front, Mark, Rule, Series
-from dlas.results.svg import Box
+from dlas.results.charts import axes, labels
+from dlas.results.charts.axes import Axis, Interval, Scale
+from dlas.results.charts.legend import Key
+from dlas.results.charts.marks import Front, Mark, Rule, Series
+from dlas.results.charts.svg import Box
 
 _RIGHT_PX = 14.0
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlas.cache import digest
-from dlas.results import legend
-from dlas.results.axes import sideways
-from dlas.results.bars import Bars
-from dlas.results.legend import Key
-from dlas.results.plots import Plot
-from dlas.results.styles import patterns
-from dlas.results.svg import INK, LINE_EMS, TEXT_PX, TITLE_PX, Box, element, escaped, text, wrap
+from dlas.results.charts import legend
+from dlas.results.charts.axes import sideways
+from dlas.results.charts.bars import Bars
+from dlas.results.charts.legend import Key
+from dlas.results.charts.plots import Plot
+from dlas.results.charts.styles import patterns
+from dlas.results.charts.svg import INK, LINE_EMS, TEXT_PX, TITLE_PX, Box, element, escaped, text, wrap
 
 _EDGE_PX, _BETWEEN_PX = 6.0, 14.0
 _LEAST_PLOT_PX = 140.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlas.results.svg import TICK_PX, element, number, text, text_width
+from dlas.results.charts.svg import TICK_PX, element, number, text, text_width
 
 SWATCH_PX = (26.0, 10.0)
 _ROW_PX, _GAP_PX, _BETWEEN_PX = 16.0, 5.0, 16.0

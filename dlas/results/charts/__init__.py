@@ -1,0 +1,1 @@
+"""Figures as SVG: bars, plots, and grids of them, told apart without colour."""
