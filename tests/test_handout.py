@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlas import pipeline, sweep
+from dlas import cache, pipeline, sweep
 from dlas.errors import StorageError, UsageError
 from dlas.handout import export as exports
 from dlas.handout import measured, page
@@ -161,7 +161,7 @@ def test_the_page_tells_what_it_is_and_what_it_needs(shop: Shop) -> None:
 def test_all_that_is_needed_is_there_and_no_place_is_left_unfilled(shop: Shop) -> None:
     for cell, folder in shop.folders.items():
         (module,) = folder.glob("*.so")
-        assert exports.modules.artifact.cache.hash_file(module) == shop.rows[cell].artifact_sha256
+        assert cache.hash_file(module) == shop.rows[cell].artifact_sha256
         for path in (folder / name for name in ("README.md", "load.py", "load.cc", "check.h")):
             assert not re.search(r"@\w+@", path.read_text()), path.name
         libraries = {path.name for path in (folder / "lib").iterdir()}
