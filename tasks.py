@@ -36,6 +36,7 @@ HELP = {
     "b": "what it is compared with, as the first",
     "base": "base image, where the target's own cannot be pulled",
     "build_timeout": "seconds that building one cell may take",
+    "cell": "id of a cell that was measured, as `invoke report` prints it",
     "compression": "as in the sweep of the dataset: dense, channel40_shrunk, ...",
     "csv": "the file that results are exported to",
     "data": "where datasets lie, as in cifar10=PATH,imagenet=PATH; else in artifacts/data or $DLAS_DATA",
@@ -78,6 +79,7 @@ HELP = {
     "target": "name, alias or file.toml of a target (for run: of several, as in x86,hikey)",
     "threads": "threads of an inference; for run, 0 is the target's own; for bench, several as in 1,2",
     "timeout": "seconds that measuring one cell may take",
+    "to": "a folder that is not there yet, or is empty",
     "trials": "variants of each workload, at most; those that are recorded count",
     "tuned": "compare what searches found with our other schedules and with peers; nothing is searched",
     "train_timeout": "seconds that training one network may take, or all levels of pruning it",
@@ -487,6 +489,17 @@ def results(context: Context, action: str, sweep: str = "", from_: str = "", csv
 
     for line in publishing.act(action, sweep, from_, csv, ARTIFACTS):
         print(line)
+
+
+@verb
+def export(context: Context, cell: str, to: str, sweep: str = "") -> None:
+    """Hand a measured cell to whoever embeds it: its library, TVM's run time, loaders in Python and C++.
+
+    Without --sweep, as it was measured last, in whichever sweep.
+    """
+    from dlas.handout.export import export as hand_out
+
+    print(hand_out(cell, Path(to), ARTIFACTS, sweep, print))
 
 
 @verb

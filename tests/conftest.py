@@ -46,12 +46,18 @@ def lacks_cross_compiler() -> str:
     return "" if shutil.which("aarch64-linux-gnu-g++") else "there is no aarch64-linux-gnu-g++"
 
 
+def lacks_browser() -> str:
+    """Why no page can be looked at; empty when a browser can."""
+    return "" if shutil.which("chromium") else "there is no chromium"
+
+
 NEEDS: dict[str, Callable[[], str]] = {
     "docker": lacks_engine,
     "aarch64": lacks_cross_compiler,
     "board": lacks_board,
     "qemu": lacks_qemu,
     "opencl": lacks_opencl,
+    "browser": lacks_browser,
 }
 
 

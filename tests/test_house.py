@@ -38,6 +38,9 @@ ARROWS: dict[str, set[str]] = {
     "sweepfile": LEAVES
     | {"tomlfile", "sweeptables", "compression.notation", "datasets.catalog", "hardware.targets"},
     "sweep": LEAVES | {"hardware.targets", "sweepfile", "sweeptables"},
+    "handout": LEAVES
+    | {"cache", "datasets.splits", "hardware", "measurement.measure", "results", "sweepfile"}
+    | {"systems.artifact"},
     "keys": LEAVES | {"cache", "models.sources"},
     "elbows": LEAVES
     | {"compression.elbow", "compression.notation", "datasets.catalog", "network", "results.curves"}
@@ -75,8 +78,9 @@ ARROWS: dict[str, set[str]] = {
     "doctor": LEAVES | {"hardware", "measurement.environment"},
     "plan": LEAVES | {"compression.finetuning", "models.recipe", "progress", "results", "sweep", "trial"},
     "tasks": LEAVES
-    | {"cache", "datasets.catalog", "doctor", "elbows", "hardware", "pipeline", "plan", "prebuilt"}
-    | {"progress", "publishing", "supplies", "sweep", "sweeptables", "training", "trial", "tuning"},
+    | {"cache", "datasets.catalog", "doctor", "elbows", "handout", "hardware", "pipeline", "plan"}
+    | {"prebuilt", "progress", "publishing", "supplies", "sweep", "sweeptables", "training", "trial"}
+    | {"tuning"},
 }
 # What changes networks of PyTorch; levels, elbows and what a name asks for are known without it.
 PRUNING = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,7 @@ from PIL import Image
 from dlas import publishing
 from dlas.errors import StorageError, UsageError
 from dlas.results import floors, store
-from dlas.results.entries import from_table
-from dlas.results.schema import to_table
-from tests.needs_browser import BROWSER
-from tests.results.conftest import _make_row
+from tests.results.conftest import make
 from tests.results.made import replicates
 
 DENSE = "digits/small/dense/fp32/dense/direct/scheduled/x86_avx"
@@ -41,11 +36,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     for cell, (median_us, wrong) in CELLS.items():
         more = LEVELS if "@elbow" in cell else {"weight_bytes": 3_000_000}
-        for row in replicates(_make_row, cell, median_us, wrong, sweep="digits", **more):
+        for row in replicates(make, cell, median_us, wrong, sweep="digits", **more):
             store.write(folder, row)
-    failed = _make_row(cell=DENSE.replace("direct", "spatial_pack"), sweep="digits", status="failed")
+    failed = make(cell=DENSE.replace("direct", "spatial_pack"), sweep="digits", status="failed")
     store.write(folder, replace_reason(failed))
-    for row in replicates(_make_row, DENSE, 900, None, processes=10, sweep=floors.SWEEP):
+    for row in replicates(make, DENSE, 900, None, processes=10, sweep=floors.SWEEP):
         store.write(folder, row)
     return folder
 
@@ -65,7 +60,9 @@ def test_report_answers_what_is_best(pages: Path) -> None:
     best = text.partition("## Best configurations at 1 point of accuracy")[2].partition("\n## ")[0]
     # channel@elbow_shrunk is faster and loses too much, csr is faster and nobody can tell from 360 images.
     assert "the best is digits/small/dense/int8/dense/direct/scheduled" in best.replace("\\", "")
-    assert re.search(r"\*\*small\*\*.*\*\*dense/int8/dense/direct/scheduled\*\* \| \*\*4\d\d\.\d+ us \(", best)
+    assert re.search(
+        r"\*\*small\*\*.*\*\*dense/int8/dense/direct/scheduled\*\* \| \*\*4\d\d\.\d+ us \(", best
+    )
     assert "wide | dense/int8/dense/direct/scheduled" in best.replace("\\", "")
 
 
@@ -100,7 +97,7 @@ def test_only_some_cells(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_sweep_without_rows(root: Path) -> None:
-    with pytest.raises(UsageError, match="sweep 'cifar' has no results; .* those with results: digits, noise"):
+    with pytest.raises(UsageError, match=r"'cifar' has no results; .* those with results: digits, noise"):
         publishing.tell("cifar", root, {})
 
 
@@ -124,7 +121,10 @@ def test_advice_for_one_network_or_a_looser_bound(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("target", "model", "told"),
-    [("hikey", "", "target hikey970_neon has times; there are rows of x86_avx"), ("x86", "huge", "small, wide")],
+    [
+        ("hikey", "", "target hikey970_neon has times; there are rows of x86_avx"),
+        ("x86", "huge", "small, wide"),
+    ],
 )
 def test_advice_needs_rows(root: Path, target: str, model: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
@@ -132,7 +132,7 @@ def test_advice_needs_rows(root: Path, target: str, model: str, told: str) -> No
 
 
 def test_an_answer_rests_on_all_rows(root: Path, tmp_path: Path) -> None:
-    path = store.write(tmp_path, _make_row(sweep="digits"))
+    path = store.write(tmp_path, make(sweep="digits"))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(StorageError, match="is damaged"):
         publishing.advise("digits", "x86", "", 0.01, tmp_path)
@@ -149,8 +149,10 @@ def test_verbs_of_results_say_what_they_need(root: Path, action: str, told: str)
 
 MEASURE = """
 <script>
-const inside = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
-const told = {wide: document.documentElement.scrollWidth - innerWidth, svgs: 0, texts: 0, outside: [], over: []};
+const inside = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1
+  && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+const told = {wide: document.documentElement.scrollWidth - innerWidth};
+Object.assign(told, {svgs: 0, texts: 0, outside: [], over: []});
 for (const svg of document.querySelectorAll("svg")) {
   const frame = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
   const boxes = texts.map(text => text.getBoundingClientRect());
@@ -179,9 +181,9 @@ def test_a_browser_shows_all_of_it(pages: Path, tmp_path: Path) -> None:
     copy = tmp_path / "report.html"
     copy.write_text((pages / "report.html").read_text().replace("</body>", MEASURE + "</body>"))
     picture = tmp_path / "report.png"
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,6000"]
-    subprocess.run([*command, f"--screenshot={picture}", copy.as_uri()], capture_output=True, check=True, timeout=120)
-    dom = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,6000"]
+    subprocess.run([*command, f"--screenshot={picture}", copy.as_uri()], capture_output=True, check=True)
+    dom = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, check=True)
     (found,) = re.findall(r'<pre id="told">(.*?)</pre>', dom.stdout, re.DOTALL)
     told = json.loads(found.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
     assert told["svgs"] >= 5

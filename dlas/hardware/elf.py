@@ -40,11 +40,13 @@ def needs(path: Path) -> Needs:
     if machine is None or "ynamic section" not in said:  # it also says when there is none
         raise BuildError(f"readelf does not tell what {path.name} needs", "see that binutils is installed")
     found = _VERSION.findall(said) + [("GLIBC", _PACKED_SINCE) for _ in _PACKED.findall(said)]
-    versions: dict[str, str] = {}
-    for library, version in found:
-        versions[library] = max(version, versions.get(library, "0"), key=_numbers)
     name = machine[1].strip()
-    return Needs(_MACHINES.get(name, name), tuple(_LIBRARY.findall(said)), versions)
+    return Needs(_MACHINES.get(name, name), tuple(_LIBRARY.findall(said)), _newest(found))
+
+
+def needs_together(files: Sequence[Path]) -> Mapping[str, str]:
+    """The newest versions that any of these files needs, as in `Needs`. Raises BuildError."""
+    return _newest([pair for file in files for pair in needs(file).versions.items()])
 
 
 def check(files: Sequence[Path], arch: str, system: System) -> None:
@@ -86,6 +88,13 @@ def _readelf(path: Path) -> str:
     if ended.returncode != 0:
         raise BuildError(f"{path.name}: {one_line(ended.stderr)}", "build it again")
     return ended.stdout
+
+
+def _newest(found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for library, version in found:
+        versions[library] = max(version, versions.get(library, "0"), key=_numbers)
+    return versions
 
 
 def _numbers(version: str) -> tuple[int, ...]:

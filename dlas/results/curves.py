@@ -8,8 +8,8 @@ from math import floor
 from pathlib import Path
 
 from dlas.cache import atomic_write
-from dlas.results.charts.axes import Axis, Interval
 from dlas.results.charts import grid
+from dlas.results.charts.axes import Axis, Interval
 from dlas.results.charts.marks import Mark, Rule, Series
 from dlas.results.charts.plots import Plot
 from dlas.results.charts.styles import RING, Style
