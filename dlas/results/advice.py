@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dlas.errors import UsageError
-from dlas.results import verdict
 from dlas.results.choice import Candidate, Choice, choose
 from dlas.results.entries import Entry
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, grouped
+from dlas.results.lines import Line, grouped, judge
 from dlas.results.pages import words
 from dlas.results.places import Section, sections_of
 from dlas.results.tables import NONE, aligned, count
@@ -78,7 +77,7 @@ def _against_dense(best: Candidate, lines: Sequence[Line], noise: float) -> str:
     fastest = min(dense, key=lambda line: line.median_ns, default=None)
     if fastest is None or fastest is best.line:
         return ""
-    judged = verdict.judge(best.line.processes, fastest.processes, noise)
+    judged = judge(best.line, fastest, noise)
     return f"; {words.speedup(judged)} as fast as dense in fp32, {judged.word}"
 
 

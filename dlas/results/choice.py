@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dlas.results import accuracy, verdict
 from dlas.results.accuracy import FAILS, HOLDS, UNDECIDED
 from dlas.results.entries import Entry
-from dlas.results.lines import Line
+from dlas.results.lines import Line, judge
 from dlas.results.verdict import Verdict
 
 UNKNOWN = "unknown"
@@ -117,7 +117,6 @@ def _judged(
     if best is None:
         return tuple(candidates)
     near = [
-        replace(each, verdict=verdict.judge(each.line.processes, best.line.processes, noise_fraction))
-        for each in candidates[:JUDGED]
+        replace(each, verdict=judge(each.line, best.line, noise_fraction)) for each in candidates[:JUDGED]
     ]
     return (*near, *candidates[JUDGED:])

@@ -14,7 +14,7 @@ from dlas.errors import UsageError, did_you_mean
 from dlas.results import entries, statistics, store, verdict
 from dlas.results.entries import CELL_AXES, Entry
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, lines_of
+from dlas.results.lines import Line, judge, lines_of
 from dlas.results.tables import aligned, count, interval_text, unit_of
 from dlas.results.verdict import Verdict
 
@@ -107,7 +107,7 @@ def compare(artifacts: Path, a: Side, b: Side, floors: Floors) -> Comparison:
     for key in single:
         (first,), (second,) = sides[0][key], sides[1][key]
         noise = max(floors.of(first.first), floors.of(second.first))
-        judged = verdict.judge(first.processes, second.processes, noise)
+        judged = judge(first, second, noise)
         pairs.append(Pair(first, second, judged))
     pairs.sort(key=lambda pair: pair.verdict.ratio)
     alone = tuple(sum(key not in shared for key in side) for side in sides)

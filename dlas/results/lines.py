@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from statistics import median
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlas.results import statistics
+from dlas.results import statistics, verdict
 from dlas.results.entries import Entry, place_of
 from dlas.results.statistics import Summary
 from dlas.results.tables import NONE, count
+from dlas.results.verdict import Verdict
 from dlas.values import REPEATS
 
 T = TypeVar("T")
@@ -140,6 +141,16 @@ class Line:
         if row.fallbacks:
             marks.append(count(len(row.fallbacks), "fallback"))
         return ", ".join(marks)
+
+
+def judge(a: Line, b: Line, noise_fraction: float = 0.0) -> Verdict:
+    """What a is to b, as `verdict.judge` of their processes."""
+    return verdict.judge_sides(_drawn(a, 0), _drawn(b, 1), noise_fraction)
+
+
+@lru_cache(maxsize=512)  # one line is compared with many others
+def _drawn(line: Line, side: int) -> verdict.Side:
+    return verdict.draw(line.processes, (0, side))
 
 
 def lines_of(rows: Iterable[Entry]) -> list[Line]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, isfinite, log
 
 import numpy as np
 
 from dlas.results import statistics
-from dlas.results.statistics import CONFIDENCE, MIN_DRAWN, Floats, Samples
+from dlas.results.statistics import CONFIDENCE, MIN_DRAWN, Floats, Samples, Seed
 
 FASTER, SLOWER, UNDECIDED = "faster", "slower", "undecided"
 
@@ -30,14 +31,40 @@ class Verdict:
     reason: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A configuration, drawn to be compared with others: what takes the time of a verdict.
+
+    log_draws: (RESAMPLES,) logarithms of resampled medians; variance: of them, with the factor n / (n - 1)
+    for what resampling n processes loses, infinite for a single one; log_median: of the processes themselves.
+    """
+
+    log_draws: Floats
+    log_median: float
+    variance: float
+    processes: int
+
+
+def draw(processes: Sequence[Samples], seed: Seed) -> Side:
+    """Two sides of a verdict need two seeds. Samples are positive. Raises ValueError without any."""
+    logs, count = np.log(statistics.draw_medians(processes, seed)), len(processes)
+    variance = float(logs.var()) * count / (count - 1) if count > 1 else float("inf")
+    return Side(logs, log(statistics.median_of_medians(processes)), variance, count)
+
+
 def judge(a: Sequence[Samples], b: Sequence[Samples], noise_fraction: float = 0.0, seed: int = 0) -> Verdict:
     """Compare the processes of two configurations, each with its samples, all of them positive.
 
     noise_fraction: by how much the same artifact differs from itself on the device, as `invoke noise` finds
     it; a verdict needs an interval that lies beyond it. Raises ValueError without samples.
     """
-    low, ratio, high = ratio_of_medians(a, b, seed)
-    fewest = min(len(a), len(b))
+    return judge_sides(draw(a, (seed, 0)), draw(b, (seed, 1)), noise_fraction)
+
+
+def judge_sides(a: Side, b: Side, noise_fraction: float = 0.0) -> Verdict:
+    """As `judge`."""
+    low, ratio, high = _interval(a, b)
+    fewest = min(a.processes, b.processes)
     if fewest < MIN_DRAWN:
         reason = f"{fewest} of {MIN_DRAWN} processes"
         return Verdict(UNDECIDED, ratio, low, high, reason)
@@ -58,24 +85,21 @@ def ratio_of_medians(a: Sequence[Samples], b: Sequence[Samples], seed: int = 0) 
     standard error, with the factor n / (n - 1) for the variance that resampling n processes loses and
     Student's quantile (Welch's degrees of freedom), is right for few, but takes them for normal.
     """
-    draws = [np.log(statistics.draw_medians(side, (seed, number))) for number, side in enumerate((a, b))]
-    center = float(np.log(statistics.median_of_medians(a) / statistics.median_of_medians(b)))
-    half = _student(draws, (len(a), len(b)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = statistics.quantiles(draws[0] - draws[1], (tail, 1 - tail))
-    ends = np.exp([min(low, center - half), center, max(high, center + half)])
-    return float(ends[0]), float(ends[1]), float(ends[2])
+    return _interval(draw(a, (seed, 0)), draw(b, (seed, 1)))
 
 
-def _student(draws: Sequence[Floats], counts: Sequence[int]) -> float:
+def _interval(a: Side, b: Side) -> tuple[float, float, float]:
+    center, half, tail = a.log_median - b.log_median, _student(a, b), (1 - CONFIDENCE) / 2
+    low, high = statistics.quantiles(a.log_draws - b.log_draws, (tail, 1 - tail))
+    return exp(min(low, center - half)), exp(center), exp(max(high, center + half))
+
+
+def _student(a: Side, b: Side) -> float:
     """Half of the interval by the standard error; infinite for a single process."""
     from scipy.special import stdtrit  # a tenth of a second, which most readers of this module need not wait
 
-    if min(counts) < 2:
-        return float("inf")
-    variances = [float(draw.var()) * n / (n - 1) for draw, n in zip(draws, counts, strict=True)]
-    total = sum(variances)
-    if total == 0:
-        return 0.0
-    freedom = total**2 / sum(v**2 / (n - 1) for v, n in zip(variances, counts, strict=True))
+    total = a.variance + b.variance
+    if total == 0 or not isfinite(total):
+        return total
+    freedom = total**2 / sum(side.variance**2 / (side.processes - 1) for side in (a, b))
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * total**0.5)

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from dlas.results import verdict
 from dlas.results.entries import Entry
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, grouped
+from dlas.results.lines import Line, grouped, judge
 from dlas.results.observations.findings import RISK
 from dlas.results.places import Section, sections_of
 from dlas.results.statistics import CONFIDENCE, MIN_DRAWN
@@ -66,7 +65,7 @@ class Evidence:
     def verdict(self, a: Line, b: Line) -> Verdict:
         """Of a against b, two lines of one place."""
         if (a, b) not in self._verdicts:
-            self._verdicts[a, b] = verdict.judge(a.processes, b.processes, self.noise(a))
+            self._verdicts[a, b] = judge(a, b, self.noise(a))
         return self._verdicts[a, b]
 
     def interval(self, a: Line, b: Line, risk: float = RISK) -> tuple[float, float]:

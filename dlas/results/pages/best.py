@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dlas.results import verdict
 from dlas.results.choice import Candidate, Choice, choose
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, grouped
+from dlas.results.lines import Line, grouped, judge
 from dlas.results.pages import words
 from dlas.results.pages.page import Chapter, Part, Table, Text
 from dlas.results.places import Section, contests_of
@@ -109,7 +109,7 @@ def _to_dense(best: Candidate, contest: Sequence[Line], noise: float) -> str:
     fastest = min(dense, key=lambda line: line.median_ns, default=None)
     if fastest is None or fastest is best.line:
         return NONE if fastest is None else "it is"
-    judged = verdict.judge(best.line.processes, fastest.processes, noise)
+    judged = judge(best.line, fastest, noise)
     mark = "" if judged.word == verdict.FASTER else f", {judged.word}"
     return words.speedup(judged) + mark
 

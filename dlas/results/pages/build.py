@@ -19,6 +19,9 @@ from dlas.results.places import sections_of
 from dlas.results.tables import count
 
 
+OBSERVED_LINES = 2000  # what they compare grows with the square of the networks
+
+
 @dataclass(frozen=True)
 class Material:
     """What a page is made of.
@@ -53,7 +56,7 @@ def build(material: Material, drop_fraction: float) -> Page:
         ]
     chapters += [
         _elbows(material),
-        _observed(material) if real else None,
+        _observed(material, sum(len(section.timed) for section in real)) if real else None,
         facts.coverage(sections, material.problems, material.hidden),
         facts.oddities(real, material.floors) if real else None,
         facts.effort(material.rows),
@@ -89,7 +92,12 @@ def _levels(curve: Curve) -> Table:
     return Table(headings, tuple(rows), (), f"{curve.title}; the elbow stands out.", strong)
 
 
-def _observed(material: Material) -> Chapter:
+def _observed(material: Material, lines: int) -> Chapter:
+    if lines > OBSERVED_LINES:
+        told = (
+            f"Not asked of {count(lines, 'line')}, which takes minutes; `invoke observe --only` asks of some."
+        )
+        return Chapter("Observations", (Text(told),))
     found = observations.observe(material.rows, material.floors)
     rows = tuple((each.word, each.statement, each.because) for each in found)
     lead = Text(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlas.results import verdict
 from dlas.results.charts import grid
 from dlas.results.charts.axes import Axis, Interval
 from dlas.results.charts.bars import Bar, Bars, Group
@@ -13,7 +12,7 @@ from dlas.results.charts.marks import Mark, Rule, Series
 from dlas.results.charts.plots import Plot
 from dlas.results.charts.styles import point_style
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, grouped
+from dlas.results.lines import Line, grouped, judge
 from dlas.results.pages import words
 from dlas.results.pages.page import Chapter, Figure, Part, Table, Text, href, title_of
 from dlas.results.places import Section, contests_of
@@ -126,7 +125,7 @@ def sparse_pairs(lines: Iterable[Line], noise_fraction: float) -> list[SparsePai
     for line in lines:
         partner = dense.get(_partner(line)) if line.first.format in SPARSE else None
         if partner is not None:
-            judged = verdict.judge(line.processes, partner.processes, noise_fraction)
+            judged = judge(line, partner, noise_fraction)
             pairs.append(SparsePair(line, partner, judged))
     return pairs
 
