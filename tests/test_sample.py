@@ -24,8 +24,9 @@ def test_sample_is_small_and_whole() -> None:
     assert sum(path.stat().st_size for path in files) < MAX_BYTES
     told = list(collection.verify(SAMPLE, store.sweeps(SAMPLE)))
     assert [line for line in told if not line.endswith(", 0 faults")] == []
-    rows = store.read(SAMPLE, SWEEP).rows
-    assert {row.runner for row in rows if row.is_timed} <= {"local", "docker"}
+    rows = [row for row in store.read(SAMPLE, SWEEP).rows if row.is_timed]
+    assert len(rows) > 500
+    assert all(row.publishable for row in rows)
     assert not [row for row in rows if row.commit == "" or row.commit.endswith("-dirty")]
 
 

@@ -15,7 +15,7 @@ from dlas.results.tables import NONE, count
 
 HEADINGS = (
     *("network", "best configuration", "time (95% interval)", "to dense fp32", "top-1 (95% interval)"),
-    *("points to dense fp32", "weights", "as fast, as far as can be told"),
+    *("points to dense fp32", "weights", "not told apart from it"),
 )
 _NAMED = 3  # of what cannot be told apart from the best
 
@@ -99,7 +99,7 @@ def _row(contest: Sequence[Line], choice: Choice, noise: float) -> tuple[str, ..
         best.line.accuracy,
         words.difference(best.accuracy),
         words.size(best.line),
-        _names([each.line.configuration for each in choice.equals]) or NONE,
+        _names([each.line.configuration for each in choice.equals], 1) or NONE,
     )
 
 
@@ -114,6 +114,6 @@ def _to_dense(best: Candidate, contest: Sequence[Line], noise: float) -> str:
     return words.speedup(judged) + mark
 
 
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _names(names: Sequence[str], most: int = _NAMED) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -18,7 +18,6 @@ from dlas.results.pages.searches import SearchCurve, searches_chapter
 from dlas.results.places import sections_of
 from dlas.results.tables import count
 
-
 OBSERVED_LINES = 2000  # what they compare grows with the square of the networks
 
 

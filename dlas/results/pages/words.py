@@ -32,12 +32,12 @@ def speedup(verdict: Verdict) -> str:
 
 
 def difference(found: AccuracyVerdict | None) -> str:
-    """Of accuracy, in points, as in `-0.3 (-1.2 .. 0.5)`."""
+    """Of accuracy, in points, as in `-0.28 (-1.21 .. 0.52)`."""
     if found is None:
         return NONE
     by = found.difference
     mark = "" if by.is_paired else ", unpaired"
-    return f"{100 * by.fraction:+.1f} ({interval_text(100 * by.low, 100 * by.high, 1)}{mark})"
+    return f"{100 * by.fraction:+.2f} ({interval_text(100 * by.low, 100 * by.high, 2)}{mark})"
 
 
 def size(line: Line) -> str:
