@@ -410,8 +410,8 @@ def report(context: Context, sweep: str = "smoke", only: str = "*", accuracy_dro
     from dlas import publishing
 
     folders = catalog.folders("", DATA)
-    print(publishing.tell(sweep, ARTIFACTS, folders))
-    pages = publishing.write_report(sweep, only, accuracy_drop / 100, ARTIFACTS, folders)
+    print(publishing.tell(sweep, ARTIFACTS, folders, only))
+    pages = publishing.write_report(sweep, ARTIFACTS, folders, only, accuracy_drop / 100)
     print(f"\nwritten to {pages}")
 
 

@@ -29,50 +29,56 @@ FOLDER = "reports"
 ACTIONS = ("merge", "compact", "verify", "export")
 
 
-def tell(sweep: str, root: Path, folders: Mapping[str, Path]) -> str:
+def tell(sweep: str, root: Path, folders: Mapping[str, Path], only: str = "*") -> str:
     """The rows of a sweep as text, as wide as the terminal, then the elbows of its pruned networks.
 
     sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
-    Raises UsageError for a sweep without rows, StorageError.
+    only: a glob of cell ids. Raises UsageError for a sweep without rows, StorageError.
     """
     name = Path(sweep).stem
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    text = report.describe(stored_rows(root, name), width)
-    try:
-        drawn = elbows.draw(name, sweeps.expand(sweeps.load(sweep)), folders, root)
-    except DlasError as error:
-        drawn = f"no elbows: {error}"
-    return "\n\n".join(filter(None, (text, drawn)))
+    stored = stored_rows(root, name)
+    chosen = replace(stored, rows=tuple(row for row in stored.rows if fnmatchcase(row.cell, only)))
+    planned, note = _planned(sweep, only)
+    drawn = elbows.draw(name, planned, folders, root)
+    return "\n\n".join(filter(None, (report.describe(chosen, width), drawn, note)))
 
 
-def write_report(sweep: str, only: str, drop_fraction: float, root: Path, folders: Mapping[str, Path]) -> str:
+def write_report(
+    sweep: str, root: Path, folders: Mapping[str, Path], only: str = "*", drop_fraction: float = 0.01
+) -> str:
     """Write what a sweep's rows say as pages, and return where they lie.
 
-    sweep: as in `tell`. only: a glob of cell ids. Raises UsageError where no row counts, StorageError.
+    sweep, only: as in `tell`. drop_fraction: how much accuracy the best configurations may lose. Raises
+    UsageError where no row counts, StorageError.
     """
     name = Path(sweep).stem
     stored = stored_rows(root, name)
-    rows = [row for row in entries.latest(stored.rows) if fnmatchcase(row.cell, only)]
+    counting = entries.latest(stored.rows)
+    rows = [row for row in counting if fnmatchcase(row.cell, only)]
     if not rows:
         raise UsageError(f"no row of {name} is of a cell like {only}", "see `invoke run --list`")
-    try:
-        planned, notes = sweeps.expand(sweeps.load(sweep)), []
-    except DlasError as error:
-        planned, notes = (), [f"no elbows: {error}"]
-    curves, more = elbows.curves(
-        sweeps.select(planned, only) if planned else (), folders, root / "checkpoints"
-    )
+    planned, note = _planned(sweep, only)
+    curves, notes = elbows.curves(planned, folders, root / "checkpoints")
     material = Material(
         name,
         rows,
         floors.read(root),
-        hidden=len(stored.rows) - len(rows),
+        hidden=len(stored.rows) - len(counting),
         problems=stored.problems,
         curves=curves,
-        notes=[*notes, *more],
+        notes=[*notes, *filter(None, [note])],
         searches=search_curves(planned, lines_of(rows), root, folders),
     )
     return write_pages(build.build(material, drop_fraction), root / FOLDER / name)
+
+
+def _planned(sweep: str, only: str) -> tuple[list[Planned], str]:
+    """Cells of a sweep, none and why where its file cannot be read: its rows are there all the same."""
+    try:
+        return [each for each in sweeps.expand(sweeps.load(sweep)) if fnmatchcase(each.cell.id, only)], ""
+    except DlasError as error:
+        return [], f"no elbows: {error}"
 
 
 def write_pages(made: page.Page, folder: Path) -> str:

@@ -51,7 +51,7 @@ def replace_reason(row):
 
 @pytest.fixture(scope="module")
 def pages(root: Path) -> Path:
-    publishing.write_report("digits", "*", 0.01, root, {})
+    publishing.write_report("digits", root, {})
     return root / publishing.FOLDER / "digits"
 
 
@@ -93,7 +93,7 @@ def test_the_noise_of_the_device_is_told(pages: Path) -> None:
 
 def test_only_some_cells(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no row of digits is of a cell like nothing"):
-        publishing.write_report("digits", "nothing", 0.01, root, {})
+        publishing.write_report("digits", root, {}, only="nothing")
 
 
 def test_a_sweep_without_rows(root: Path) -> None:

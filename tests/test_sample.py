@@ -32,7 +32,7 @@ def test_sample_is_small_and_whole() -> None:
 
 def test_pages_are_made_from_the_sample(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     shutil.copytree(SAMPLE / store.FOLDER, tmp_path / store.FOLDER)
-    publishing.write_report(SWEEP, "*", 0.01, tmp_path, {})
+    publishing.write_report(SWEEP, tmp_path, {})
     made = {path.name: path.read_text() for path in (tmp_path / PAGES).iterdir()}
     if request.config.getoption("--update-golden"):
         shutil.rmtree(SAMPLE / PAGES, ignore_errors=True)

@@ -67,7 +67,7 @@ def main(root: Path) -> dict[str, float]:
     began = time.monotonic()
     store.read(root, SWEEP)
     loaded = time.monotonic()
-    publishing.write_report(SWEEP, "*", 0.01, root, {})
+    publishing.write_report(SWEEP, root, {})
     # The report loads them again.
     report = time.monotonic() - loaded - (loaded - began)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
