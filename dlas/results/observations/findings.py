@@ -128,5 +128,5 @@ def _found(
             f" {few} {'has' if few == 1 else 'have'} fewer than {MIN_DRAWN} processes; "
             f"`invoke run --replicates {MIN_DRAWN}` adds them."
         )
-    clearest = next((each for each in examples if each.word == word), examples[0])
-    return Finding(word, statement, f"{because} The clearest: {clearest.text}.", examples)
+    because += f" {'Such as' if word == UNDECIDED else 'The clearest'}: {examples[0].text}."
+    return Finding(word, statement, because, examples)

@@ -26,7 +26,7 @@ class Speedup:
 
 
 def speedups_depend_on_hardware(evidence: Evidence) -> Finding:
-    """By `some`: the speed-up that a compressed form has over dense differs between two devices.
+    """By `some`: the speed-up that a compressed form has over dense differs between two devices, by over 5%.
 
     Places of one device, which differ in their runner or threads, are not compared; its CPU and its GPU are.
     A comparison says the contrary where both speed-ups are within 5% of each other.
@@ -65,7 +65,7 @@ def _contest(evidence: Evidence, one: Speedup, other: Speedup) -> Contest:
 
     def judge(holds_risk: float, fails_risk: float) -> str:
         _, low, high = _ratio(evidence, one, other, holds_risk)
-        if low > noise or high * noise < 1:
+        if low * EQUAL > noise or high * noise < EQUAL:
             return HOLDS
         _, low, high = _ratio(evidence, one, other, fails_risk)
         return FAILS if low > EQUAL * noise and high * noise * EQUAL < 1 else UNDECIDED

@@ -106,7 +106,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     n = gained + lost
     tail = sum(comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def _optima(evidence: Evidence, lines: Sequence[Line]) -> _Optima | None:
