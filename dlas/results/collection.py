@@ -48,7 +48,8 @@ def merge(artifacts: Path, source: Path) -> list[str]:
     """Bring the rows of another folder of results here; a line for each of its sweeps.
 
     source: an artifacts folder, or its `results`. Rows that are here already, or newer, stay as they are.
-    Raises UsageError for a folder without results, StorageError, and changes nothing, for a damaged file.
+    Raises UsageError for a folder without results, StorageError, and changes nothing, for a damaged file;
+    of our own only what tells rows apart is read.
     """
     other = _artifacts_of(source)
     fresh, told = dict[str, pa.Table](), []
@@ -59,7 +60,7 @@ def merge(artifacts: Path, source: Path) -> list[str]:
         both = store.newest(pa.concat_tables([ours, theirs.select(ROW_ID_COLUMNS)]))
         wanted = set(both.column(schema.ID).to_pylist()) - known
         ids = theirs.column(schema.ID).to_pylist()
-        fresh[sweep] = theirs.take([position for position, each in enumerate(ids) if each in wanted])
+        fresh[sweep] = theirs.filter(pa.array([each in wanted for each in ids], pa.bool_()))
         here = sum(each in known for each in ids)
         older = len(ids) - fresh[sweep].num_rows - here
         more = f", {older} older than ours left out" if older else ""
