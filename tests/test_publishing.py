@@ -13,7 +13,7 @@ from PIL import Image
 from dlas import publishing
 from dlas.errors import StorageError, UsageError
 from dlas.results import floors, store
-from tests.results.conftest import make
+from tests.results.conftest import made_row
 from tests.results.made import replicates
 
 DENSE = "digits/small/dense/fp32/dense/direct/scheduled/x86_avx"
@@ -36,11 +36,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     for cell, (median_us, wrong) in CELLS.items():
         more = LEVELS if "@elbow" in cell else {"weight_bytes": 3_000_000}
-        for row in replicates(make, cell, median_us, wrong, sweep="digits", **more):
+        for row in replicates(made_row, cell, median_us, wrong, sweep="digits", **more):
             store.write(folder, row)
-    failed = make(cell=DENSE.replace("direct", "spatial_pack"), sweep="digits", status="failed")
+    failed = made_row(cell=DENSE.replace("direct", "spatial_pack"), sweep="digits", status="failed")
     store.write(folder, replace_reason(failed))
-    for row in replicates(make, DENSE, 900, None, processes=10, sweep=floors.SWEEP):
+    for row in replicates(made_row, DENSE, 900, None, processes=10, sweep=floors.SWEEP):
         store.write(folder, row)
     return folder
 
@@ -132,7 +132,7 @@ def test_advice_needs_rows(root: Path, target: str, model: str, told: str) -> No
 
 
 def test_an_answer_rests_on_all_rows(root: Path, tmp_path: Path) -> None:
-    path = store.write(tmp_path, make(sweep="digits"))
+    path = store.write(tmp_path, made_row(sweep="digits"))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(StorageError, match="is damaged"):
         publishing.advise("digits", "x86", "", 0.01, tmp_path)

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dlas.cache import atomic_write, digest
+from dlas.cache import atomic_write, digest, storage_error
 from dlas.errors import StorageError, UsageError
 from dlas.results import entries, schema, store
+from dlas.results.identity import ROW_ID_COLUMNS
 from dlas.results.tables import count
 
-ROWS_IN_A_GROUP = 8192  # of a packed file: what has to be read for one row
-# Computed from the samples, in front of what was stored; `counts` is whether `entries.latest` keeps the row.
+ROWS_IN_A_GROUP = 2048  # of a packed file: what has to be read for one row, about 10 MB
+ROWS_AS_TEXT = 1024  # at once: as Python objects, samples take many times their bytes
+# Computed from the samples, in front of what was stored; `counts` is whether `entries.latest` keeps the row
+# among those of its sweep.
 COMPUTED = ("counts", "median_ns", "q1_ns", "q3_ns")
 
 
@@ -30,11 +33,14 @@ def compact(artifacts: Path, sweep: str) -> str:
     paths = _files(artifacts, sweep)
     seen = {path: _stamp(path) for path in paths}
     table = store.newest(_table(paths))
-    packed = pack(artifacts, sweep, table)
-    removed = [path for path in paths if path != packed]
-    for path in removed:
-        if _stamp(path) == seen[path]:  # else a run has just measured that row anew
-            path.unlink()  # its folder stays: a run may be about to write there
+    if not paths:
+        return f"{sweep}: no rows"
+    packed = _packed_path(artifacts, sweep, table)
+    if paths != [packed]:
+        pack(artifacts, sweep, table)
+    for path in paths:
+        if path != packed and _stamp(path) == seen[path]:  # else a run has just measured that row anew
+            _remove(path)  # its folder stays: a run may be about to write there
     return f"{sweep}: {count(table.num_rows, 'row')} of {count(len(paths), 'file')} in {packed}"
 
 
@@ -42,39 +48,42 @@ def merge(artifacts: Path, source: Path) -> list[str]:
     """Bring the rows of another folder of results here; a line for each of its sweeps.
 
     source: an artifacts folder, or its `results`. Rows that are here already, or newer, stay as they are.
-    Raises UsageError for a folder without results, StorageError, and changes nothing, for a damaged file.
+    Raises UsageError for a folder without results, StorageError, and changes nothing, for a damaged file;
+    of our own only what tells rows apart is read.
     """
     other = _artifacts_of(source)
-    found = {sweep: store.newest(_table(_files(other, sweep))) for sweep in store.sweeps(other)}
-    told = []
-    for sweep, theirs in found.items():
-        ours = _table(store.files(artifacts, sweep)[0])
+    fresh, told = dict[str, pa.Table](), []
+    for sweep in store.sweeps(other):
+        theirs = store.newest(_table(_files(other, sweep)))
+        ours = _table(_files(artifacts, sweep), ROW_ID_COLUMNS)
         known = set(ours.column(schema.ID).to_pylist())
-        kept = set(store.newest(pa.concat_tables([ours, theirs])).column(schema.ID).to_pylist())
+        both = store.newest(pa.concat_tables([ours, theirs.select(ROW_ID_COLUMNS)]))
+        wanted = set(both.column(schema.ID).to_pylist()) - known
         ids = theirs.column(schema.ID).to_pylist()
-        fresh = [position for position, each in enumerate(ids) if each in kept - known]
-        if fresh:
-            pack(artifacts, sweep, theirs.take(fresh))
+        fresh[sweep] = theirs.filter(pa.array([each in wanted for each in ids], pa.bool_()))
         here = sum(each in known for each in ids)
-        older = len(ids) - len(fresh) - here
+        older = len(ids) - fresh[sweep].num_rows - here
         more = f", {older} older than ours left out" if older else ""
-        told.append(f"{sweep}: {count(len(fresh), 'row')} added, {here} were here{more}")
+        told.append(f"{sweep}: {count(fresh[sweep].num_rows, 'row')} added, {here} were here{more}")
+    for sweep, table in fresh.items():
+        if table.num_rows:
+            pack(artifacts, sweep, table)
     return told
 
 
 def verify(artifacts: Path, sweeps: Sequence[str]) -> Iterator[str]:
     """Read every file whole, and check what rows say of themselves: a line for each fault, and each sweep.
 
-    Raises StorageError at the end when there was a fault.
+    Rows that stand in two files are no fault, and have a line. Raises StorageError at the end when there was
+    a fault.
     """
     faults = 0
     for sweep in sweeps:
         paths, problems = store.files(artifacts, sweep)
-        rows, places = 0, dict[str, Path]()
+        rows, places, twice = 0, dict[str, Path](), dict[str, str]()
         for path in paths:
             try:
                 table = store.load_table(path)
-                schema.check_ids(table)
             except StorageError as error:
                 problems.append(error)
                 continue
@@ -82,9 +91,12 @@ def verify(artifacts: Path, sweeps: Sequence[str]) -> Iterator[str]:
             problems += [StorageError(f"{path}: {fault}") for fault in _faults(table)]
             for each in table.column(schema.ID).to_pylist():
                 if each in places:
-                    yield f"{sweep}: row {each} is in {places[each]} and in {path}; `invoke results compact`"
+                    twice.setdefault(each, f"row {each}, in {places[each]} and in {path}")
                 places[each] = path
         yield from map(str, problems)
+        if twice:
+            first = next(iter(twice.values()))
+            yield f"{sweep}: {count(len(twice), 'row')} stored twice, as {first}; `invoke results compact`"
         faults += len(problems)
         yield f"{sweep}: {count(rows, 'row')} in {count(len(paths), 'file')}, {count(len(problems), 'fault')}"
     if faults:
@@ -92,22 +104,24 @@ def verify(artifacts: Path, sweeps: Sequence[str]) -> Iterator[str]:
 
 
 def export_csv(artifacts: Path, sweeps: Sequence[str], path: Path) -> str:
-    """Write all rows and columns of some sweeps as CSV, with what `COMPUTED` names in front.
+    """Write all rows and columns of some sweeps as CSV (RFC 4180), with what `COMPUTED` names in front.
 
     Lists are separated by spaces, maps are `key=value` separated by semicolons. Raises StorageError.
     """
-    table = pa.concat_tables([store.newest(_table(_files(artifacts, sweep))) for sweep in sweeps])
-    counting = {row.id for row in entries.latest(entries.from_table(table))}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COMPUTED, *table.schema.names])
-    for row in table.to_pylist():
-        samples = row["samples_ns"]
-        quartiles = np.quantile(samples, (0.5, 0.25, 0.75)).tolist() if samples else [None] * 3
-        computed = [row[schema.ID] in counting, *quartiles]
-        writer.writerow([_cell(value) for value in (*computed, *row.values())])
+    tables = [store.newest(_table(_files(artifacts, sweep))) for sweep in sweeps]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)  # its own line ends: with others it leaves a carriage return without quotes
+    writer.writerow([*COMPUTED, *schema.SCHEMA.names])
+    for table in tables:
+        counting = {row.id for row in entries.latest(entries.from_table(table))}
+        for batch in table.to_batches(ROWS_AS_TEXT):
+            for row in batch.to_pylist():
+                samples = row["samples_ns"]
+                quartiles = np.quantile(samples, (0.5, 0.25, 0.75)).tolist() if samples else [None] * 3
+                computed = [row[schema.ID] in counting, *quartiles]
+                writer.writerow([_cell(value) for value in (*computed, *row.values())])
     atomic_write(path, text.getvalue().encode())
-    return f"{count(table.num_rows, 'row')} in {path}"
+    return f"{count(sum(table.num_rows for table in tables), 'row')} in {path}"
 
 
 def choose(artifacts: Path, sweep: str) -> list[str]:
@@ -123,11 +137,10 @@ def choose(artifacts: Path, sweep: str) -> list[str]:
 
 
 def _artifacts_of(folder: Path) -> Path:
-    if folder.name == store.FOLDER and folder.is_dir():
-        return folder.parent
-    if not (folder / store.FOLDER).is_dir():
+    artifacts = folder.parent if folder.name == store.FOLDER and folder.is_dir() else folder
+    if not store.sweeps(artifacts):
         raise UsageError(f"{folder} has no results", "name an artifacts folder, or its results folder")
-    return folder
+    return artifacts
 
 
 def _files(artifacts: Path, sweep: str) -> list[Path]:
@@ -138,18 +151,23 @@ def _files(artifacts: Path, sweep: str) -> list[Path]:
     return paths
 
 
-def _table(paths: Sequence[Path]) -> pa.Table:
+def _table(paths: Sequence[Path], columns: Sequence[str] = schema.SCHEMA.names) -> pa.Table:
     """All rows of these files. Raises StorageError for one that is damaged."""
-    table, problems = store.read_tables(paths, schema.SCHEMA.names)
+    table, problems = store.read_tables(paths, columns)
     if problems:
         raise problems[0]
     return table
 
 
+def _packed_path(artifacts: Path, sweep: str, table: pa.Table) -> Path:
+    """A file is named by which rows it has, and in which version: what has the same name is the same."""
+    ids = sorted(table.column(schema.ID).to_pylist())
+    return store.packed_path(artifacts, sweep, digest(str(schema.SCHEMA_VERSION), *ids)[:16])
+
+
 def pack(artifacts: Path, sweep: str, table: pa.Table) -> Path:
-    """Write rows as one file, named by which they are."""
-    name = digest(*sorted(table.column(schema.ID).to_pylist()))[:16]
-    path = store.packed_path(artifacts, sweep, name)
+    """Write rows as one file. Raises StorageError."""
+    path = _packed_path(artifacts, sweep, table)
     texts = [
         field.name for field in table.schema if pa.types.is_string(field.type) and field.name != schema.ID
     ]
@@ -169,20 +187,36 @@ def pack(artifacts: Path, sweep: str, table: pa.Table) -> Path:
 
 def _faults(table: pa.Table) -> Iterator[str]:
     """What cannot be, in rows whose form is right."""
-    for row in entries.from_table(table):
+    for row, made in zip(entries.from_table(table), schema.row_ids(table), strict=True):
+        if row.id != made:
+            yield f"row {row.id}: its columns make the id {made}"
         if row.cell != "/".join(entries.axes_of(row).values()):
             yield f"row {row.id}: its columns are not those of its cell {row.cell}"
         if row.status == "measured" and len(row.samples_ns) != row.repeats:
             yield f"row {row.id}: {len(row.samples_ns)} samples, not {row.repeats}"
         if (row.samples_ns <= 0).any():
             yield f"row {row.id}: a sample that is not positive"
-        if len(row.misclassified) and row.correct is None:
+        wrong = row.misclassified
+        if len(wrong) and (wrong[0] < 0 or wrong[-1] >= (row.top1_n or 0) or (np.diff(wrong) <= 0).any()):
+            yield f"row {row.id}: its misclassified images are not images in order"
+        elif len(wrong) and row.correct is None:
             yield f"row {row.id}: its accuracy is not that of its images"
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None when it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
     return found.st_ino, found.st_mtime_ns
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def _cell(value: Any) -> str:

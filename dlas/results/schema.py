@@ -125,6 +125,15 @@ def version_of(schema: pa.Schema) -> int:
     return version
 
 
+def lacking(stored: pa.Schema) -> list[str]:
+    """The columns that a file with this schema is too old to have. Raises StorageError as `upgrade`."""
+    later = {*ADDED, ID} if version_of(stored) < SCHEMA_VERSION else set()
+    missing = [name for name in SCHEMA.names if name not in stored.names]
+    if not later.issuperset(missing):
+        raise _foreign()
+    return missing
+
+
 def stored_columns(schema: pa.Schema, columns: Sequence[str]) -> list[str]:
     """What is to be read of a file with this schema, so that `upgrade` can make these columns of it.
 

@@ -58,20 +58,24 @@ def write_table(path: Path, table: pa.Table, **how: object) -> None:
 def find(artifacts: Path, sweep: str, identity: Identity) -> Row | None:
     """The finished row that makes measuring `identity` needless, or None.
 
-    A row of more repeats will do, one of fewer never. Raises StorageError for a damaged file.
+    A row of more repeats will do, one of fewer never. Of rows with the same repeats only the newest is asked.
+    Raises StorageError for a damaged file.
     """
-    found = [
-        (repeats, load(path))
-        for repeats, path in _siblings(_folder(artifacts, sweep, identity.cell), identity.stem)
-        if repeats >= identity.repeats
-    ]
-    for path in packed_files(artifacts, sweep):
-        index = _index(path, path.stat().st_mtime_ns)
-        for repeats, position in index.get((identity.cell, identity.stem), ()):
-            if repeats >= identity.repeats:
-                found.append((repeats, _row_at(path, position)))
-    found.sort(key=lambda pair: (pair[0], pair[1].started_at), reverse=True)
-    return next((row for _, row in found if row.status in FINAL_STATUSES), None)
+    siblings = _siblings(_folder(artifacts, sweep, identity.cell), identity.stem)
+    loose = [path for repeats, path in siblings if repeats >= identity.repeats]
+    packed = packed_files(artifacts, sweep)
+    try:
+        rows = [*map(load, loose), *(row for path in packed for row in _packed_rows(path, identity))]
+    except StorageError:
+        if all(map(os.path.lexists, (*loose, *packed))):
+            raise
+        return find(artifacts, sweep, identity)  # they have just been packed
+    current: dict[int, Row] = {}
+    for row in rows:
+        if row.started_at >= current.setdefault(row.repeats, row).started_at:
+            current[row.repeats] = row
+    longest_first = (current[repeats] for repeats in sorted(current, reverse=True))
+    return next((row for row in longest_first if row.status in FINAL_STATUSES), None)
 
 
 def read(artifacts: Path, sweep: str) -> Stored:
@@ -82,6 +86,8 @@ def read(artifacts: Path, sweep: str) -> Stored:
     """
     paths, problems = files(artifacts, sweep)
     table, unread = read_tables(paths, entries.COLUMNS)
+    if unread and not all(map(os.path.lexists, paths)):
+        return read(artifacts, sweep)  # they have just been packed
     if len(paths) > 1:
         table = newest(table)
     return Stored(tuple(entries.from_table(table)), tuple(problems + unread))
@@ -93,13 +99,15 @@ def read_tables(paths: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table
         loaded = list(pool.map(lambda path: _try_load(path, columns), paths))
     problems = [item for item in loaded if isinstance(item, StorageError)]
     tables = [item for item in loaded if isinstance(item, pa.Table)]
-    return pa.concat_tables([schema.of_columns(columns).empty_table(), *tables]), problems
+    return pa.concat_tables([pa.Table.from_batches([], schema.of_columns(columns)), *tables]), problems
 
 
 def sweeps(artifacts: Path) -> list[str]:
     """The names of the sweeps that have results."""
     folder = artifacts / FOLDER
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def load(path: Path) -> Row:
@@ -107,8 +115,13 @@ def load(path: Path) -> Row:
     return schema.to_row(load_table(path))
 
 
-def load_table(path: Path, columns: Sequence[str] = schema.SCHEMA.names) -> pa.Table:
-    """The rows of a file, in this version. Raises StorageError for one that is damaged or misplaced."""
+def load_table(
+    path: Path, columns: Sequence[str] = schema.SCHEMA.names, group: int | None = None
+) -> pa.Table:
+    """The rows of a file, or of one row group of it, in this version.
+
+    Raises StorageError for a file that is damaged or misplaced.
+    """
     is_packed = path.name.startswith(PACKED)
     try:
         # Whole, where a map would do: a file that is replaced meanwhile must not be half of each.
@@ -119,7 +132,9 @@ def load_table(path: Path, columns: Sequence[str] = schema.SCHEMA.names) -> pa.T
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         asked = columns if is_packed else [*columns, *identity.ROW_ID_COLUMNS]
         stored = schema.stored_columns(file.schema_arrow, asked)
-        table = schema.upgrade(file.read(stored, use_threads=is_packed), list(dict.fromkeys(asked)))
+        groups = range(file.num_row_groups) if group is None else [group]
+        table = file.read_row_groups(groups, stored, use_threads=is_packed)
+        table = schema.upgrade(table, list(dict.fromkeys(asked)))
         if not is_packed:
             _check_home(path, table)
         return table.select(columns)
@@ -137,7 +152,9 @@ def files(artifacts: Path, sweep: str) -> tuple[list[Path], list[StorageError]]:
     if not folder.is_dir():
         return [], problems
     walk = os.walk(folder, onerror=lambda error: problems.append(unreadable(Path(error.filename), error)))
-    paths = [Path(parent, name) for parent, _, names in walk for name in names]
+    paths = {Path(parent, name) for parent, _, names in walk for name in names}
+    # Once more, at the end: what is packed meanwhile is then seen twice rather than not at all.
+    paths.update(packed_files(artifacts, sweep))
     return sorted(path for path in paths if path.suffix == _SUFFIX), problems
 
 
@@ -190,18 +207,37 @@ def newest(table: pa.Table) -> pa.Table:
     return table.take(pa.array([found[key][1] for key in sorted(found)], pa.int64()))
 
 
+def _packed_rows(path: Path, identity: Identity) -> list[Row]:
+    """The rows of a file of many that differ from `identity` at most in having more repeats."""
+    try:
+        modified_ns = path.stat().st_mtime_ns
+        index = _index(path, modified_ns)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return [
+        schema.to_row(_group(path, modified_ns, group).slice(position, 1))
+        for repeats, group, position in index.get((identity.cell, identity.stem), ())
+        if repeats >= identity.repeats
+    ]
+
+
 @lru_cache(maxsize=64)
-def _index(path: Path, modified_ns: int) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """Where in a file of many rows those of a cell and stem are: repeats and position of each."""
-    index: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for position, columns in enumerate(load_table(path, identity.COLUMNS).to_pylist()):
+def _index(path: Path, modified_ns: int) -> dict[tuple[str, str], list[tuple[int, int, int]]]:
+    """Where in a file of many rows those of a cell and stem are: repeats, row group and position in it."""
+    index: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    rows = load_table(path, identity.COLUMNS).to_pylist()
+    group_rows = pq.read_metadata(path).row_group(0).num_rows if rows else 1
+    for number, columns in enumerate(rows):
         found = Identity(**columns)
-        index.setdefault((found.cell, found.stem), []).append((found.repeats, position))
+        place = found.repeats, *divmod(number, group_rows)
+        index.setdefault((found.cell, found.stem), []).append(place)
     return index
 
 
-def _row_at(path: Path, position: int) -> Row:
-    return schema.to_row(load_table(path).slice(position, 1))
+@lru_cache(maxsize=4)
+def _group(path: Path, modified_ns: int, group: int) -> pa.Table:
+    """Kept, since who asks for one row asks for its neighbours next."""
+    return load_table(path, group=group)
 
 
 def _siblings(folder: Path, stem: str) -> list[tuple[int, Path]]:

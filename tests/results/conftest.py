@@ -16,20 +16,20 @@ START = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 def make_row() -> Callable[..., Row]:
-    return make
+    return made_row
 
 
 @pytest.fixture
 def make_entry() -> Callable[..., Entry]:
     """The same, as it is read."""
-    return lambda **changes: entries_of([make(**changes)])[0]
+    return lambda **changes: entries_of([made_row(**changes)])[0]
 
 
 def entries_of(rows: Sequence[Row]) -> list[Entry]:
     return from_table(pa.concat_tables([to_table(row) for row in rows]))
 
 
-def make(*, minutes: int = 0, samples: list[int] | None = None, **changes: Any) -> Row:
+def made_row(*, minutes: int = 0, samples: list[int] | None = None, **changes: Any) -> Row:
     """A measured row of 150 samples around 12 ms, started `minutes` after noon; `changes` name fields."""
     cell = changes.get("cell", "cifar10/resnet18/dense/fp32/dense/gemm/scheduled/x86_avx")
     dataset, model, compression, precision, form, algorithm, tuning, target = cell.split("/")

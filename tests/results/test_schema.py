@@ -14,6 +14,7 @@ from dlas.errors import StorageError
 from dlas.results.identity import row_id
 from dlas.results.schema import ADDED, SCHEMA, SCHEMA_VERSION, arrow_type, to_row, to_table
 from dlas.values import Row
+from tests.results.older import LATER, missing_in, older_table
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT = st.floats(allow_nan=False)
@@ -116,25 +117,10 @@ def test_other_tables_are_refused(make_row: Callable[..., Row]) -> None:
         to_row(table.set_column(0, SCHEMA.field(0), pa.array(["0" * 16])))
 
 
-# What rows looked like: the columns that each version had not yet.
-LATER = {
-    2: "level_fraction weight_sparsity_fraction mac_sparsity_fraction weight_bytes dense_weight_bytes "
-    "arithmetic float32_error_over_scale oracle finetuning calibration ops_integer ops_sparse",
-    3: "",
-    4: "image_base stand_in",
-    5: "tuning_trials tuning_seconds tuning_sha256 tuned_fraction",
-    6: "gpu timer",
-    7: "id misclassified commit",
-}
-
-
 @pytest.mark.parametrize("version", LATER)
 def test_older_rows_are_read(make_row: Callable[..., Row], version: int) -> None:
-    row = make_row(schema_version=SCHEMA_VERSION)
-    missing = " ".join(words for since, words in LATER.items() if since >= version).split()
-    old = to_table(row).drop_columns(missing)
-    old = old.set_column(0, "schema_version", pa.array([version]))
-    found = to_row(old.replace_schema_metadata({"dlas.schema_version": str(version)}))
+    row, missing = make_row(schema_version=SCHEMA_VERSION), missing_in(version)
+    found = to_row(older_table(row, version))
     assert row_id(vars(found)) == row_id(vars(row))
     kept = {name: value for name, value in vars(row).items() if name not in missing}
     filled = {name: ADDED[name] for name in missing if name != "id"}
