@@ -55,9 +55,7 @@ def write_report(
     name = Path(sweep).stem
     stored = stored_rows(root, name)
     counting = entries.latest(stored.rows)
-    rows = [row for row in counting if fnmatchcase(row.cell, only)]
-    if not rows:
-        raise UsageError(f"no row of {name} is of a cell like {only}", "see `invoke run --list`")
+    rows = _like(counting, only)
     planned, note = _planned(sweep, only)
     curves, notes = elbows.curves(planned, folders, root / "checkpoints")
     material = Material(
@@ -99,7 +97,7 @@ def compare_sides(a: str, b: str, sweep: str, root: Path) -> str:
 
 def observe(sweep: str, only: str, root: Path) -> str:
     """What the paper observed, asked of the rows of a sweep. Raises UsageError, StorageError."""
-    found = observations.observe(_counting(root, sweep), floors.read(root), only)
+    found = observations.observe(_counting(root, sweep, only), floors.read(root))
     return observations.describe(found)
 
 
@@ -162,9 +160,17 @@ def stored_rows(root: Path, sweep: str) -> Stored:
     return stored
 
 
-def _counting(root: Path, sweep: str) -> list[Entry]:
+def _counting(root: Path, sweep: str, only: str = "*") -> list[Entry]:
     """The rows of a sweep that are true today. Raises what is wrong with a file: an answer rests on all."""
     stored = stored_rows(root, Path(sweep).stem)
     if stored.problems:
         raise stored.problems[0]
-    return entries.latest(stored.rows)
+    return _like(entries.latest(stored.rows), only)
+
+
+def _like(rows: Sequence[Entry], only: str) -> list[Entry]:
+    """Rows of cells like this glob. Raises UsageError where there are some, and none like it."""
+    found = [row for row in rows if fnmatchcase(row.cell, only)]
+    if rows and not found:
+        raise UsageError(f"no row is of a cell like {only!r}", f"as {rows[0].cell}")
+    return found

@@ -91,9 +91,16 @@ def test_the_noise_of_the_device_is_told(pages: Path) -> None:
     assert re.search(r"noise floor \d\.\d\d%, from 10 processes", (pages / "report.md").read_text())
 
 
-def test_only_some_cells(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no row of digits is of a cell like nothing"):
+def test_only_some_cells(root: Path) -> None:
+    with pytest.raises(UsageError, match="no row is of a cell like 'nothing'; as digits/"):
         publishing.write_report("digits", root, {}, only="nothing")
+    assert "wide" not in publishing.tell("digits", root, {}, "*/small/*")
+
+
+def test_observations_of_some_cells(root: Path) -> None:
+    assert "undecided: " in publishing.observe("digits", "*/small/*", root)
+    with pytest.raises(UsageError, match="no row is of a cell like"):
+        publishing.observe("digits", "x*", root)
 
 
 def test_a_sweep_without_rows(root: Path) -> None:

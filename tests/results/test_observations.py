@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 import pytest
 
-from dlas.errors import UsageError
-from dlas.results import observations, store
 from dlas.results.entries import Entry
 from dlas.results.floors import NO_FLOORS, Floors
 from dlas.results.lines import lines_of
@@ -30,7 +27,6 @@ from dlas.results.observations import (
     zeros,
 )
 from dlas.results.verdict import UNDECIDED, Verdict
-from dlas.values import Row
 
 IMAGES = 1000
 Make = Callable[..., list[Entry]]
@@ -440,13 +436,6 @@ def test_where_a_statement_is_just_true_at_most_one_in_twenty_fails(make: Make) 
     assert words.count("fails") <= 3
 
 
-def test_a_glob_chooses_cells(make: Make) -> None:
-    rows = make(SWAPPED)
-    assert [each.word for each in observe(rows, NO_FLOORS)].count("holds") == 2
-    found = observe(rows, NO_FLOORS, only="*/direct/*")
-    assert {each.word for each in found} == {UNDECIDED}
-
-
 def test_the_text_has_word_reason_and_rows(make: Make) -> None:
     (found,) = [each for each in observe(make(SWAPPED), NO_FLOORS) if "changes when" in each.statement]
     text = describe([found])
@@ -456,12 +445,3 @@ def test_the_text_has_word_reason_and_rows(make: Make) -> None:
     assert "minimal: direct is the fastest, gemm takes 1.2" in example
     assert "; scheduled: gemm is the fastest, direct takes 1.2" in example
     assert f"m/{DENSE}/gemm/minimal on 3f#4" in ids
-
-
-def test_rows_of_a_sweep_are_asked(tmp_path: Path, make_row: Callable[..., Row]) -> None:
-    with pytest.raises(UsageError, match="sweep 'smoke' has no results; those with results: none"):
-        observations.of_sweep(tmp_path, "smoke")
-    store.write(tmp_path, make_row())
-    assert "undecided: A smaller network is not always faster." in observations.of_sweep(tmp_path, "smoke")
-    with pytest.raises(UsageError, match="no row of smoke matches 'x\\*'; as cifar10/"):
-        observations.of_sweep(tmp_path, "smoke", "x*")

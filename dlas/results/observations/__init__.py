@@ -11,11 +11,7 @@ nothing to compare. As an example, `numbers` has two of the shortest.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
 
-from dlas.errors import UsageError
-from dlas.results import entries, floors, store
 from dlas.results.entries import Entry
 from dlas.results.floors import Floors
 from dlas.results.observations.algorithms import (
@@ -68,21 +64,7 @@ OBSERVATIONS: tuple[Callable[[Evidence], Finding], ...] = (
 )
 
 
-def observe(rows: Sequence[Entry], floors: Floors, only: str = "*") -> list[Finding]:
-    """What the publishable ones of these rows say of each observation.
-
-    rows: as `entries.latest` gives them; only: a glob of cell ids, of those that count.
-    """
-    evidence = Evidence((row for row in rows if fnmatchcase(row.cell, only)), floors)
+def observe(rows: Sequence[Entry], floors: Floors) -> list[Finding]:
+    """What the publishable ones of these rows, as `entries.latest` gives them, say of each observation."""
+    evidence = Evidence(rows, floors)
     return [ask(evidence) for ask in OBSERVATIONS]
-
-
-def of_sweep(artifacts: Path, sweep: str, only: str = "*") -> str:
-    """What the rows of a sweep say, as text. Raises UsageError where none of them matches."""
-    rows = entries.latest(store.read(artifacts, sweep).rows)
-    if not rows:
-        known = ", ".join(store.sweeps(artifacts)) or "none"
-        raise UsageError(f"sweep {sweep!r} has no results", f"those with results: {known}")
-    if not any(fnmatchcase(row.cell, only) for row in rows):
-        raise UsageError(f"no row of {sweep} matches {only!r}", f"as {rows[0].cell}")
-    return describe(observe(rows, floors.read(artifacts), only))
