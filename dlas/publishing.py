@@ -56,6 +56,8 @@ def write_report(
     stored = stored_rows(root, name)
     counting = entries.latest(stored.rows)
     rows = _like(counting, only)
+    if not rows:
+        raise stored.problems[0]
     planned, note = _planned(sweep, only)
     curves, notes = elbows.curves(planned, folders, root / "checkpoints")
     material = Material(

@@ -15,9 +15,10 @@ from dlas.results.lines import Line
 from dlas.results.pages import best, facts, fronts, times
 from dlas.results.pages.page import LINKED, Chapter, Figure, Page, Table, Text
 from dlas.results.pages.searches import SearchCurve, searches_chapter
-from dlas.results.places import sections_of
+from dlas.results.places import Section, contests_of, sections_of
 from dlas.results.tables import count
 
+DETAILED = 48  # networks on a device; with all of many a page would be too long to be read
 OBSERVED_LINES = 2000  # what they compare grows with the square of the networks
 
 
@@ -46,11 +47,12 @@ def build(material: Material, drop_fraction: float) -> Page:
     real = [section for section in sections if not section.is_emulated and section.timed]
     chapters: list[Chapter | None] = []
     if real:
+        detailed, left_out = _detailed(real)
         chapters += [
             best.chapter(real, material.floors, drop_fraction),
             fronts.chapter(real),
-            times.bars_chapter(real),
-            times.sparse_chapter(real, material.floors),
+            times.bars_chapter(detailed, left_out),
+            times.sparse_chapter(detailed, material.floors),
             searches_chapter(material.searches),
         ]
     chapters += [
@@ -71,6 +73,14 @@ def build(material: Material, drop_fraction: float) -> Page:
         "processes, each figure with the ids of its rows."
     )
     return Page(f"Sweep {material.sweep}", lead, tuple(made))
+
+
+def _detailed(sections: Sequence[Section]) -> tuple[list[Section], int]:
+    """Sections with the networks that are shown in detail, and how many networks on a device are not."""
+    contests = [contest for section in sections for contest in contests_of(section.timed)]
+    shown = contests[:DETAILED]
+    kept = sections_of(row for contest in shown for line in contest for row in line.rows)
+    return kept, len(contests) - len(shown)
 
 
 def _elbows(material: Material) -> Chapter | None:

@@ -24,7 +24,8 @@ _WIDE = 20.0  # from this ratio of the slowest to the fastest on, the axis is lo
 SPARSE = ("csr", "csr_packed", "ell", "auto")
 
 
-def bars_chapter(sections: Sequence[Section]) -> Chapter:
+def bars_chapter(sections: Sequence[Section], left_out: int = 0) -> Chapter:
+    """left_out: how many networks on a device are in no section here, and in others of the page."""
     parts: list[Part] = [
         Text(
             "Medians over processes with their 95% intervals, by compression and precision; the fill is the "
@@ -35,6 +36,9 @@ def bars_chapter(sections: Sequence[Section]) -> Chapter:
     for section in sections:
         for contest in contests_of(section.timed):
             parts.append(_bars(section, contest))
+    if left_out:
+        more = count(left_out, "more network")
+        parts.append(Text(f"{more} on a device are left out here and below; `--only` chooses what is shown."))
     return Chapter("Times by algorithm, compression and schedule", tuple(parts))
 
 
