@@ -51,14 +51,14 @@ def run(rows: int, say: Callable[[str], None]) -> str:
         load, report = _measured("load", root), _measured("report", root)
         page_bytes = (root / publishing.FOLDER / SWEEP / "report.html").stat().st_size
         return (
-            f"{rows:,} rows, {packed.stat().st_size / 1e6:.0f} MB in one file: loaded in {load['seconds']:.1f} s; "
-            f"loaded and reported in {report['seconds']:.1f} s and {report['peak_bytes'] / 2**20:.0f} MiB of memory, "
-            f"in a page of {page_bytes / 1e6:.0f} MB"
+            f"{rows:,} rows, {packed.stat().st_size / 1e6:.0f} MB in one file: "
+            f"loaded in {load['seconds']:.1f} s; loaded and reported in {report['seconds']:.1f} s "
+            f"and {report['peak_bytes'] / 2**20:.0f} MiB of memory, in a page of {page_bytes / 1e6:.0f} MB"
         )
 
 
 def _measured(what: str, root: Path) -> dict[str, float]:
-    """Of a new process, which does only that: its seconds from start to end, and the most memory that it had."""
+    """Of a new process, which does only that: its seconds from start to end, and its most memory."""
     began = time.monotonic()
     command = [sys.executable, "-m", "dlas.bench.results", what, str(root)]
     told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -66,7 +66,7 @@ def _measured(what: str, root: Path) -> dict[str, float]:
 
 
 def main(what: str, root: Path) -> int:
-    """Load the rows that are there, or load and report them; the most memory that this process had, in bytes."""
+    """Load the rows that are there, or load and report them; the most memory of this process, in bytes."""
     if what == "load":
         store.read(root, SWEEP)
     else:
