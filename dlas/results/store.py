@@ -8,11 +8,13 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,9 +90,11 @@ def read(artifacts: Path, sweep: str) -> Stored:
     table, unread = read_tables(paths, entries.COLUMNS)
     if unread and not all(map(os.path.lexists, paths)):
         return read(artifacts, sweep)  # they have just been packed
+    rows = entries.from_table(table)
     if len(paths) > 1:
-        table = newest(table)
-    return Stored(tuple(entries.from_table(table)), tuple(problems + unread))
+        key = attrgetter(*identity.COLUMNS)
+        rows = [rows[place] for place in _newest((key(row), row.started_at) for row in rows)]
+    return Stored(tuple(rows), tuple(problems + unread))
 
 
 def read_tables(paths: Sequence[Path], columns: Sequence[str]) -> tuple[pa.Table, list[StorageError]]:
@@ -196,15 +200,18 @@ def _check_home(path: Path, table: pa.Table) -> None:
 
 def newest(table: pa.Table) -> pa.Table:
     """Of rows with the same identity the newest alone, ordered by cell and identity."""
-    names = [*identity.COLUMNS, "started_at"]
-    found: dict[tuple[object, ...], tuple[object, int]] = {}
-    for position, (*key, started_at) in enumerate(
-        zip(*(table.column(name).to_pylist() for name in names), strict=True)
-    ):
-        known = found.get(tuple(key))
-        if known is None or started_at > known[0]:
-            found[tuple(key)] = started_at, position
-    return table.take(pa.array([found[key][1] for key in sorted(found)], pa.int64()))
+    keys = zip(*(table.column(name).to_pylist() for name in identity.COLUMNS), strict=True)
+    moments = table.column("started_at").cast(pa.int64()).to_pylist()
+    return table.take(pa.array(_newest(zip(keys, moments, strict=True)), pa.int64()))
+
+
+def _newest(rows: Iterable[tuple[tuple[Any, ...], Any]]) -> list[int]:
+    """Of identities and moments: where the newest of each identity is, in the order of the identities."""
+    found: dict[tuple[Any, ...], tuple[Any, int]] = {}
+    for place, (key, moment) in enumerate(rows):
+        if key not in found or moment > found[key][0]:
+            found[key] = moment, place
+    return [found[key][1] for key in sorted(found)]
 
 
 def _packed_rows(path: Path, identity: Identity) -> list[Row]:
