@@ -103,6 +103,7 @@ OWNERS: dict[str, set[str]] = {
     "onnxruntime": {"bench", "compression.quantize"},
     "openvino": {"bench"},
 }
+DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 FORBIDDEN = {
     "the host of a package index": r"pypi[.]org|pythonhosted[.]|pytorch[.]org/whl|npmjs[.]org|anaconda[.]org",
     "a path of one machine": r"(?<![\w.])/(?:home|root|work|Users)/\w",
@@ -259,7 +260,7 @@ def test_every_requirement_is_pinned() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md", "docs/gpus.md", "docs/tuning.md"],
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/sample/README.md", *DOCS],
 )
 def test_links_in_the_docs_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text())

@@ -23,7 +23,7 @@ GEMM = DIRECT.replace("direct", "gemm")
 def medians_ms(
     tmp_path: Path, make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, float]:
-    """Rows in the current folder: of each cell the median of its processes; one of DIRECT is of older code."""
+    """Rows in the current folder: of each cell the median of its processes. One row is of older code."""
     here, other, found = tmp_path / "artifacts", tmp_path / "other" / "artifacts", {}
     for cell, median_us in ((DIRECT, 500), (GEMM, 700)):
         rows = replicates(make_row, cell, median_us, (3,), sweep="digits")
