@@ -12,11 +12,12 @@ import pytest
 from invoke import Context, Exit
 
 import tasks
-from dlas import pipeline, plan, stages, sweep, tuned, tuning
+from dlas import pipeline, plan, searches, stages, sweep, tuned, tuning
 from dlas.errors import UsageError
 from dlas.hardware import targets
 from dlas.progress import Progress
-from dlas.results import report
+from dlas.results import report, store
+from dlas.results.lines import lines_of
 from dlas.sweeptables import Budget
 from dlas.systems.autoschedule.record import digest_of
 from dlas.systems.autoschedule.records import Database, path_of
@@ -26,7 +27,7 @@ from dlas.values import DeviceFacts, Row
 from tests import tunable
 from tests.stored import stored_rows
 from tests.test_pipeline import InProcess, write_sweep
-from tests.tunable import WORKLOADS, Bench
+from tests.tunable import WORKLOADS, Bench, median_of
 
 TARGET = targets.load("x86")
 
@@ -241,10 +242,25 @@ def test_a_tuned_cell_is_searched_built_with_it_and_measured(sweeping: Sweeping)
     assert row.tuning_seconds > 16 * 0.25
     assert len(row.tuning_sha256) == 64
     assert sweeping.searched == [WORKLOADS]
-    assert f"{row.tuning_trials} trials" in report.report(sweeping.root, "trial")
+    assert f"{row.tuning_trials} trials" in report.describe(store.read(sweeping.root, "trial"))
     assert sweeping.run() == [row]
     assert len(sweeping.searched) == 1
     assert stored_rows(sweeping.root, "trial") == (row,)
+
+
+def test_a_search_is_a_curve_from_the_hand_schedule_down(sweeping: Sweeping) -> None:
+    sweeping.run()
+    lines = lines_of(store.read(sweeping.root, "trial").rows)
+    (curve,) = searches.search_curves(sweeping.planned, lines, sweeping.root, {})
+    trials, shares = zip(*curve.points, strict=True)
+    # 10 trials of each of two workloads, each variant faster than the one before.
+    assert trials == tuple(range(1, 11))
+    hand, best = median_of(0), median_of(9)
+    assert shares[0] == 1.0
+    assert shares[-1] == pytest.approx(best / hand)
+    assert list(shares) == sorted(shares, reverse=True)
+    assert curve.ids == lines[0].ids
+    assert searches.search_curves(sweeping.planned, [], sweeping.root, {}) == []
 
 
 def test_more_trials_make_another_row_only_where_they_choose_something_else(sweeping: Sweeping) -> None:
