@@ -59,7 +59,7 @@ def test_draws_are_those_of_a_plain_hierarchical_bootstrap(sizes: tuple[int, ...
     rng = np.random.default_rng(0)
     processes = [rng.lognormal(0.1 * i, 0.3, size) for i, size in enumerate(sizes)]
     plain = []
-    for _ in range(4000):
+    for _ in range(1500):
         chosen = [processes[i] for i in rng.integers(len(sizes), size=len(sizes))]
         plain.append(np.median([np.median(rng.choice(samples, samples.size)) for samples in chosen]))
     assert ks_2samp(draw_medians(processes, 0), plain).pvalue > 0.01
