@@ -25,7 +25,7 @@ from dlas.values import REPEATS, Cell, ModelSpec
 SWEEP = "made"
 REPLICATES = 5
 IMAGES = 1000
-DEVICES = tuple(f"{number:032x}" for number in range(10))
+DEVICES = tuple(f"{number:x}" * 32 for number in range(10))
 COMPRESSIONS = (
     "dense",
     *(f"weight{level}" for level in (50, 60, 70, 80, 90, 95)),

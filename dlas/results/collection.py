@@ -236,4 +236,4 @@ def _joined(values: Iterable[Any]) -> str:
     pairs = list(values)
     if pairs and isinstance(pairs[0], tuple):
         return ";".join(f"{key}={value}" for key, value in pairs)
-    return " ".join(_cell(value) for value in pairs)
+    return " ".join(map(str, pairs))

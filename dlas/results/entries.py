@@ -186,7 +186,7 @@ def _values(table: pa.Table, name: str) -> list[Any]:
 
 def _pieces(lists: pa.Array) -> list[NDArray[Any]]:
     """Views, not copies: with many rows these are most of the memory."""
-    values = lists.values.to_numpy(zero_copy_only=False)
+    values = np.from_dlpack(lists.values)  # to_numpy would import pandas, where it is installed
     return [values[first:last] for first, last in pairwise(lists.offsets.to_pylist())]
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -223,21 +223,20 @@ def _packed_rows(path: Path, identity: Identity) -> list[Row]:
         raise unreadable(path, error) from error
     return [
         schema.to_row(_group(path, modified_ns, group).slice(position, 1))
-        for repeats, group, position in index.get((identity.cell, identity.stem), ())
+        for repeats, group, position in index.get(replace(identity, repeats=0), ())
         if repeats >= identity.repeats
     ]
 
 
 @lru_cache(maxsize=64)
-def _index(path: Path, modified_ns: int) -> dict[tuple[str, str], list[tuple[int, int, int]]]:
-    """Where in a file of many rows those of a cell and stem are: repeats, row group and position in it."""
-    index: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+def _index(path: Path, modified_ns: int) -> dict[Identity, list[tuple[int, int, int]]]:
+    """Where rows are in a file of many, by identity without repeats: those, row group and position in it."""
+    index: dict[Identity, list[tuple[int, int, int]]] = {}
     rows = load_table(path, identity.COLUMNS).to_pylist()
     group_rows = pq.read_metadata(path).row_group(0).num_rows if rows else 1
     for number, columns in enumerate(rows):
-        found = Identity(**columns)
-        place = found.repeats, *divmod(number, group_rows)
-        index.setdefault((found.cell, found.stem), []).append(place)
+        place = columns["repeats"], *divmod(number, group_rows)
+        index.setdefault(Identity(**columns | {"repeats": 0}), []).append(place)
     return index
 
 

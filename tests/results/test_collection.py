@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,14 @@ def test_rows_are_found_in_every_group(
     assert pq.read_metadata(packed).num_row_groups == 3
     assert [store.find(tmp_path, "smoke", identify(row)) for row in rows] == rows
     assert read_ids(tmp_path) == ids_of(rows)
+
+
+def test_devices_that_begin_alike_are_told_apart(tmp_path: Path, make_row: MakeRow) -> None:
+    rows = [make_row(device=f"{'ab' * 24}{number:016x}") for number in range(2)]
+    for row in rows:
+        store.write(tmp_path, row)
+        collection.compact(tmp_path, "smoke")
+    assert [store.find(tmp_path, "smoke", identify(row)) for row in rows] == rows
 
 
 def test_newer_loose_row_wins_over_a_packed_one(tmp_path: Path, rows: list[Row]) -> None:
@@ -251,6 +259,23 @@ def test_reader_sees_rows_that_are_packed_under_its_hands(
     else:
         assert store.find(tmp_path, "smoke", identify(rows[0])) == rows[0]
     assert len(content(tmp_path)) == 1
+
+
+def test_rows_that_are_packed_while_files_are_listed_are_seen(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all(tmp_path, rows)
+    walk = os.walk
+
+    def pack_in_between(*arguments: Any, **more: Any) -> Iterator[Any]:
+        monkeypatch.setattr(os, "walk", walk)
+        steps = walk(*arguments, **more)
+        yield next(steps)
+        collection.compact(tmp_path, "smoke")
+        yield from steps
+
+    monkeypatch.setattr(os, "walk", pack_in_between)
+    assert read_ids(tmp_path) == ids_of(rows)
 
 
 def test_two_that_pack_at_once_lose_nothing(
