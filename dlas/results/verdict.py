@@ -56,7 +56,7 @@ def judge(a: Sequence[Samples], b: Sequence[Samples], noise_fraction: float = 0.
     """Compare the processes of two configurations, each with its samples, all of them positive.
 
     noise_fraction: by how much the same artifact differs from itself on the device, as `invoke noise` finds
-    it. A verdict needs an interval without 1, and a ratio beyond that. Raises ValueError without samples.
+    it; a verdict needs an interval that lies beyond it. Raises ValueError without samples.
     """
     return judge_sides(draw(a, (seed, 0)), draw(b, (seed, 1)), noise_fraction)
 
@@ -68,12 +68,15 @@ def judge_sides(a: Side, b: Side, noise_fraction: float = 0.0) -> Verdict:
     if fewest < MIN_DRAWN:
         reason = f"{fewest} of {MIN_DRAWN} processes"
         return Verdict(UNDECIDED, ratio, low, high, reason)
-    if low <= 1 <= high:
-        return Verdict(UNDECIDED, ratio, low, high, "the interval holds 1")
-    if 1 / (1 + noise_fraction) <= ratio <= 1 + noise_fraction:
-        reason = f"within the device's noise of {noise_fraction:.1%}"
-        return Verdict(UNDECIDED, ratio, low, high, reason)
-    return Verdict(FASTER if ratio < 1 else SLOWER, ratio, low, high)
+    if high * (1 + noise_fraction) < 1:
+        return Verdict(FASTER, ratio, low, high)
+    if low > 1 + noise_fraction:
+        return Verdict(SLOWER, ratio, low, high)
+    is_noise = noise_fraction > 0 and not low <= 1 <= high
+    # A ratio beyond the noise with an interval without 1 would be false in a sixth of the pairs where the
+    # machine wanders (`tests/results/test_noise.py`).
+    reason = f"within the device's noise of {noise_fraction:.1%}" if is_noise else "the interval holds 1"
+    return Verdict(UNDECIDED, ratio, low, high, reason)
 
 
 def ratio_of_medians(a: Sequence[Samples], b: Sequence[Samples], seed: int = 0) -> tuple[float, float, float]:
