@@ -254,7 +254,15 @@ def test_every_requirement_is_pinned() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/devices.md", "docs/gpus.md", "docs/tuning.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs/devices.md",
+        "docs/gpus.md",
+        "docs/statistics.md",
+        "docs/tuning.md",
+    ],
 )
 def test_links_in_the_docs_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text())
