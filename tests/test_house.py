@@ -94,7 +94,6 @@ OWNERS: dict[str, set[str]] = {
     "sklearn": {"datasets"},
     "pytorch_lightning": {"models.learner", "models.trainer", "models.train", "compression.prune_callbacks"},
     "scipy": {"results"},
-    "diptest": {"results"},
     "zstandard": {"hardware.packing"},
     "tvm": {"algorithms", "systems"},
     "tvm_ffi": {"algorithms", "systems"},

@@ -21,8 +21,8 @@ CELLS = {  # median in microseconds, and the images that are wrong
     DENSE: (900, ()),
     DENSE.replace("direct", "gemm"): (1400, ()),
     DENSE.replace("direct/scheduled", "direct/minimal"): (60_000, ()),
-    DENSE.replace("small/dense/fp32/dense", "small/weight@elbow/fp32/csr"): (500, range(3)),
-    DENSE.replace("small/dense/fp32/dense", "small/channel@elbow_shrunk/fp32/dense"): (300, range(40)),
+    DENSE.replace("small/dense/fp32/dense", "small/weight@elbow/fp32/csr"): (300, range(3)),
+    DENSE.replace("small/dense/fp32/dense", "small/channel@elbow_shrunk/fp32/dense"): (250, range(40)),
     DENSE.replace("fp32", "int8"): (400, ()),
     DENSE.replace("small", "wide"): (2500, (7,)),
     DENSE.replace("small/dense/fp32", "wide/dense/int8"): (1200, (7,)),
@@ -112,8 +112,7 @@ def test_advice_is_one_configuration_with_what_it_costs(root: Path) -> None:
     text = publishing.advise("digits", "x86", "", 0.01, root)
     assert "take  digits/small/dense/int8/dense/direct/scheduled/x86_avx" in text
     assert "invoke export digits/small/dense/int8" in text
-    assert "faster, if its accuracy held" in text
-    assert "weight@elbow/fp32/csr" in text.partition("faster, if")[2]
+    assert "weight@elbow/fp32/csr" in text.partition("faster, if its accuracy held")[2]
     # What loses too much is no runner-up, however fast.
     assert "channel@elbow_shrunk" not in text
     (took,) = re.findall(r"rows +([0-9a-f ]+)", text)

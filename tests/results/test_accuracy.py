@@ -48,7 +48,7 @@ def chances(n: int, gained: float, lost: float, drop: float) -> dict[str, float]
 @pytest.mark.parametrize("gained", GAINED)
 def test_a_loss_of_the_drop_is_seldom_said_to_hold(n: int, drop: float, gained: float) -> None:
     found = chances(n, gained, gained + drop, drop)
-    assert found[HOLDS] <= 0.028  # 0.99**360 is 2.7%; all others are below 2.6%
+    assert found[HOLDS] <= 0.028  # 0.99**360 is 2.7%; the others are below 2.6%
     assert found[FAILS] <= 0.04
     assert found["covered"] >= 0.94
 

@@ -81,7 +81,7 @@ def test_less_drift_than_is_worth_telling_is_not_flagged() -> None:
         (World(switches=0.3, outliers=0.05), 0.98),
         (World(switches=0.3, follows=0.9), 0.95),
         (World(switches=0.3, tick=0.04), 0.98),
-        (World(switches=0.02, follows=0.3), 0.75),
+        (World(switches=0.02, follows=0.3), 0.55),
     ],
 )
 def test_two_modes_are_found(world: World, least: float) -> None:
