@@ -170,8 +170,6 @@ def _values(table: pa.Table, name: str) -> list[Any]:
     if name in _ARRAYS:
         return [piece for chunk in column.chunks for piece in _pieces(chunk)]
     column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):  # pyarrow leaves it so where there is no chunk
-        column = pa.array([], column.type)
     if pa.types.is_timestamp(kind):
         return [_EPOCH + timedelta(microseconds=us) for us in column.cast(pa.int64()).to_pylist()]
     if pa.types.is_map(kind):

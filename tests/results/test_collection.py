@@ -551,7 +551,7 @@ def test_csv_says_all_that_rows_say(tmp_path: Path, rows: list[Row], make_row: M
     more = [
         make_row(replicate=5, status="quarantined", **odd),
         make_row(replicate=6, versions={"tvm": "0.27", "gcc": "12"}, fallbacks=["a", "b"], **right),
-        make_row(sweep="cifar", minutes=99),
+        make_row(sweep="cifar", minutes=99, log="10%\r20%"),
     ]
     write_all(tmp_path, [*rows, *more])
     collection.compact(tmp_path, "smoke")
