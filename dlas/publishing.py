@@ -68,7 +68,7 @@ def write_report(
         problems=stored.problems,
         curves=curves,
         notes=[*notes, *filter(None, [note])],
-        searches=search_curves(planned, lines_of(rows), root, folders),
+        searches=search_curves(planned, rows, root, folders),
     )
     return write_pages(build.build(material, drop_fraction), root / FOLDER / name)
 

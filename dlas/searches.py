@@ -7,7 +7,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from dlas import tuned
-from dlas.results.lines import Line
+from dlas.results.entries import Entry
+from dlas.results.lines import lines_of
 from dlas.results.pages.searches import SearchCurve
 from dlas.sweep import Planned
 from dlas.systems.autoschedule.record import digest_of
@@ -17,17 +18,15 @@ _POINTS = 60  # of a curve
 
 
 def search_curves(
-    planned: Sequence[Planned], lines: Iterable[Line], root: Path, folders: Mapping[str, Path]
+    planned: Sequence[Planned], rows: Iterable[Entry], root: Path, folders: Mapping[str, Path]
 ) -> list[SearchCurve]:
-    """A curve for each of these lines that is tuned and whose records are here. Raises StorageError."""
+    """A curve for each line of these rows that is tuned and whose records are here. Raises StorageError."""
     cells = {each.cell.id: each for each in planned if each.cell.tuning == "tuned"}
     settings = Settings("", root, folders=dict(folders), is_plan=True)
     shelf = Shelf(settings, lambda _: None)
     found = []
-    for line in lines:
-        each = cells.get(line.first.cell)
-        if each is None:
-            continue
+    for line in lines_of(row for row in rows if row.cell in cells):
+        each = cells[line.first.cell]
         data = shelf.find(each.cell.dataset)
         known = Trial(each, 0, settings, None, data).tuned
         histories = _histories(known.workloads, root, each) if known else []

@@ -17,7 +17,6 @@ from dlas.errors import UsageError
 from dlas.hardware import targets
 from dlas.progress import Progress
 from dlas.results import report, store
-from dlas.results.lines import lines_of
 from dlas.sweeptables import Budget
 from dlas.systems.autoschedule.record import digest_of
 from dlas.systems.autoschedule.records import Database, path_of
@@ -250,8 +249,8 @@ def test_a_tuned_cell_is_searched_built_with_it_and_measured(sweeping: Sweeping)
 
 def test_a_search_is_a_curve_from_the_hand_schedule_down(sweeping: Sweeping) -> None:
     sweeping.run()
-    lines = lines_of(store.read(sweeping.root, "trial").rows)
-    (curve,) = searches.search_curves(sweeping.planned, lines, sweeping.root, {})
+    rows = store.read(sweeping.root, "trial").rows
+    (curve,) = searches.search_curves(sweeping.planned, rows, sweeping.root, {})
     trials, shares = zip(*curve.points, strict=True)
     # 10 trials of each of two workloads, each variant faster than the one before.
     assert trials == tuple(range(1, 11))
@@ -259,7 +258,7 @@ def test_a_search_is_a_curve_from_the_hand_schedule_down(sweeping: Sweeping) -> 
     assert shares[0] == 1.0
     assert shares[-1] == pytest.approx(best / hand)
     assert list(shares) == sorted(shares, reverse=True)
-    assert curve.ids == lines[0].ids
+    assert curve.ids == (rows[0].id,)
     assert searches.search_curves(sweeping.planned, [], sweeping.root, {}) == []
 
 

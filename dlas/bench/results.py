@@ -113,6 +113,7 @@ def make(rows: int, seed: int = 0) -> pa.Table:
         "started_at": [began + timedelta(seconds=index) for index in range(rows)],
         "samples_ns": _lists(samples),
         "misclassified": _indices(~correct),
+        "predictions_sha256": [f"{kind:064x}" for kind in network * len(COMPRESSIONS) + compressed],
         "top1_fraction": correct.mean(1),
         "weight_bytes": rng.integers(1 << 20, 1 << 26, len(cells))[
             network * len(CONFIGURATIONS) + configuration

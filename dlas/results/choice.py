@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dlas.results import accuracy, verdict
@@ -65,7 +65,7 @@ def choose(lines: Sequence[Line], drop_fraction: float, noise_fraction: float = 
     """
     ranked = sorted((line for line in lines if line.is_publishable), key=lambda line: line.median_ns)
     reference = reference_of(ranked)
-    found = [Candidate(line, accuracy_of(line, reference, drop_fraction)) for line in ranked]
+    found = [Candidate(line, accuracy) for line, accuracy in _accuracies(ranked, reference, drop_fraction)]
     holding = [each for each in found if each.word == HOLDS]
     best = holding[0] if holding else None
     open_ones = [each for each in found if each.word in (UNDECIDED, UNKNOWN)]
@@ -83,6 +83,22 @@ def reference_of(lines: Sequence[Line]) -> Line | None:
     """The most accurate dense network in fp32; of several lines of it, the one whose cell comes first."""
     dense = [line for line in lines if line.is_reference]
     return min(dense, key=lambda line: (-(line.top1_fraction or 0.0), line.first.cell), default=None)
+
+
+def _accuracies(
+    lines: Sequence[Line], reference: Line | None, drop_fraction: float
+) -> Iterable[tuple[Line, accuracy.Verdict | None]]:
+    """Each line with what is to be said of its accuracy, judged once for all that predict the same."""
+    known: dict[tuple[str, str], accuracy.Verdict | None] = {}
+    for line in lines:
+        row = line.judged
+        key = (row.predictions_sha256, row.dataset_sha256) if row else ("", "")
+        if not key[0]:
+            yield line, accuracy_of(line, reference, drop_fraction)
+            continue
+        if key not in known:
+            known[key] = accuracy_of(line, reference, drop_fraction)
+        yield line, known[key]
 
 
 def accuracy_of(line: Line, reference: Line | None, drop_fraction: float) -> accuracy.Verdict | None:

@@ -62,6 +62,7 @@ class Entry(NamedTuple):
     top5_fraction: float | None
     top1_n: int | None
     misclassified: NDArray[np.int64]
+    predictions_sha256: str
     accuracy_reason: str
     trained: bool | None
     weights_sha256: str

@@ -114,7 +114,8 @@ def effort(rows: Sequence[Entry]) -> Chapter | None:
 
 def provenance(rows: Sequence[Entry], sweep: str) -> Chapter:
     """What the rows were made with, and a digest of which they are."""
-    tuned = [row for row in rows if row.status == "measured"]
+    measured = [row for row in rows if row.status == "measured"]
+    versions = {id(row.versions): row.versions for row in rows}  # rows share them
     table = [
         ("rows", f"{count(len(rows), 'row')} of sweep {sweep}; digest of their ids {digest_of(rows)}"),
         ("measured", f"{min(row.started_at for row in rows):%Y-%m-%d %H:%M} to {_last(rows)} UTC"),
@@ -125,18 +126,20 @@ def provenance(rows: Sequence[Entry], sweep: str) -> Chapter:
         ),
         (
             "runners",
-            _values(f"{row.runner}, {count(row.threads, 'thread')} on CPUs {row.cpu_set}" for row in tuned),
+            _values(
+                f"{row.runner}, {count(row.threads, 'thread')} on CPUs {row.cpu_set}" for row in measured
+            ),
         ),
         (
             "images",
             _values(row.image_id[:19] + " (stand-in base)" * row.stand_in for row in rows if row.image_id),
         ),
-        ("versions", _values(f"{name} {version}" for row in rows for name, version in row.versions.items())),
+        ("versions", _values(f"{name} {each[name]}" for each in versions.values() for name in each)),
         (
             "datasets",
             _values(f"{row.dataset} {row.dataset_sha256[:12]}" for row in rows if row.dataset_sha256),
         ),
-        ("training", _values(_training(row) for row in tuned)),
+        ("training", _values(_training(row) for row in measured)),
     ]
     shown = tuple((name, words) for name, words in table if words)
     return Chapter("Provenance", (Table(("what", "as it was"), shown),))
