@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import exp, sqrt
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -160,21 +162,21 @@ def describe(found: Comparison) -> str:
 
 
 def mean_ratio(pairs: Sequence[Pair]) -> tuple[float, float, float]:
-    """Low end, geometric mean and high end of the ratios: a hierarchical bootstrap over the processes of all.
+    """Low end, geometric mean and high end of the ratios, as `verdict.ratio_of_medians` for one.
 
-    The cells are those that were asked for and no sample of others, so they are not resampled.
+    Of a hierarchical bootstrap over the processes of all, and a normal interval with its standard error, the
+    wider. The cells are those that were asked for and no sample of others, so they are not resampled.
     """
-    logs = np.zeros(statistics.RESAMPLES)
+    logs, variance = np.zeros(statistics.RESAMPLES), 0.0
     for number, pair in enumerate(pairs):
-        draws = [
-            np.log(statistics.draw_medians(line.processes, (number, side)))
-            for side, line in enumerate((pair.a, pair.b))
-        ]
-        logs += (draws[0] - draws[1]) / len(pairs)
+        a, b = (verdict.draw(line.processes, (number, side)) for side, line in enumerate((pair.a, pair.b)))
+        logs += (a.log_draws - b.log_draws) / len(pairs)
+        variance += (a.variance + b.variance) / len(pairs) ** 2
     center = float(np.mean([np.log(pair.verdict.ratio) for pair in pairs]))
     tail = (1 - statistics.CONFIDENCE) / 2
     low, high = statistics.quantiles(logs, (tail, 1 - tail))
-    return float(np.exp(low)), float(np.exp(center)), float(np.exp(high))
+    half = NormalDist().inv_cdf(1 - tail) * sqrt(variance)
+    return exp(min(low, center - half)), exp(center), exp(max(high, center + half))
 
 
 def _lines(artifacts: Path, side: Side) -> list[Line]:

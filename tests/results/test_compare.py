@@ -128,6 +128,20 @@ def test_a_side_without_rows_says_what_there_is(
         pairs(tmp_path, side, "algorithm=direct")
 
 
+def test_the_mean_of_the_ratios_covers_what_is_true(tmp_path: Path, keep: Callable[..., None]) -> None:
+    for number in range(6):
+        keep(DIRECT.replace("small", f"n{number}"), 500 + number)
+        keep(GEMM.replace("small", f"n{number}"), 700 + number)
+    sides = parse("algorithm=direct", "smoke"), parse("algorithm=gemm", "smoke")
+    found = compare.compare(tmp_path, *sides, NO_FLOORS)
+    low, ratio, high = compare.mean_ratio(found.pairs)
+    assert low < 5 / 7 < high
+    assert low < ratio < high
+    # Twelve configurations together tell more than two: a pair's interval is wider by about the root of 6.
+    each = [pair.verdict.high - pair.verdict.low for pair in found.pairs]
+    assert 2 < min(each) / (high - low) < 8
+
+
 def test_few_processes_decide_nothing(tmp_path: Path, keep: Callable[..., None]) -> None:
     keep(DIRECT, 500, processes=4)
     keep(GEMM, 5000, processes=4)
