@@ -157,7 +157,9 @@ def _sparse_figure(section: Section, pairs: Sequence[SparsePair]) -> Figure:
         )
         rule = Rule(Interval(1.0), is_horizontal=True, text="as fast as dense")
         title = group[0].sparse.first.algorithm
-        panels.append(Plot(title, Axis("zero weights, %"), Axis(is_log=True), series, rules=(rule,)))
+        panels.append(
+            Plot(title, Axis("zero weights, %", low=0, high=100), Axis(is_log=True), series, rules=(rule,))
+        )
     row = pairs[0].sparse.first
     title = f"Speed of sparse formats against dense on {row.dataset}, {section.short_title}"
     svg = grid.grid(
