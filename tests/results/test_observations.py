@@ -360,6 +360,17 @@ def test_the_fastest_of_a_side_counts(make: Make) -> None:
     assert asked(sizes.smaller_is_not_always_faster, make(cells)).word == "fails"
 
 
+def test_a_way_that_may_be_the_fastest_leaves_it_undecided(make: Make) -> None:
+    """A third way for the small network seems slow, but too few of its processes ran."""
+    rows = make(sized(12, 10)) + make({f"small/{DENSE}/{PACK}": weights(13, 100)}, processes=4)
+    assert asked(sizes.smaller_is_not_always_faster, rows).word == UNDECIDED
+
+
+def test_what_has_almost_the_same_bytes_is_not_smaller(make: Make) -> None:
+    cells = {f"a/{DENSE}/{GEMM}": weights(12, 95), f"b/{DENSE}/{GEMM}": weights(10, 100)}
+    assert "Nothing to compare" in asked(sizes.smaller_is_not_always_faster, make(cells)).because
+
+
 def test_no_side_wins_by_being_less_accurate(make: Make) -> None:
     """Pruned weights are not shown to lose a point to dense, but to the channels, which gained one."""
     cells = dict(pruned(7, 8, 50, 100, wrong=20))
@@ -391,49 +402,128 @@ def test_a_line_without_accuracy_may_be_the_most_accurate(make: Make) -> None:
     assert f"m/{WEIGHT}/{GEMM}" in cells_of(found.examples[0].ids)
 
 
-def same(algorithms_of: Callable[[int], int]) -> Cells:
-    """Five networks of different sizes, all equally fast in all their algorithms, under two schedules."""
-    return {
-        f"m{number}/{DENSE}/{algorithm}/{tuning}": weights(10, 100 * 2**number)
-        for number in range(5)
-        for algorithm in ("direct", "gemm", "spatial_pack")[: algorithms_of(number)]
-        for tuning in ("minimal", "scheduled")
-    }
+SEEDS, FALSE = 60, 3
+
+
+def many(network: str, number: int, kib: int) -> Cells:
+    """A network of 10 ms, in so many ways to compute it."""
+    return {f"{network}/a{i}/scheduled": weights(10, kib) for i in range(number)}
 
 
 @pytest.mark.parametrize(
     ("question", "cells"),
     [
-        (sizes.smaller_is_not_always_faster, same(lambda number: 1 if number < 2 else 3)),
-        (algorithms.best_algorithm_changes_when_tuned, same(lambda _: 3)),
-        (algorithms.no_algorithm_is_best_for_all, same(lambda _: 3)),
+        (
+            sizes.smaller_is_not_always_faster,
+            {f"m{number}/{DENSE}/{GEMM}": weights(10, 100 * 2**number) for number in range(8)},
+        ),
+        (
+            algorithms.best_algorithm_changes_when_tuned,
+            {
+                cell: 10.0
+                for n in range(3)
+                for t in ("minimal", "tuned")
+                for cell in of_ranks(f"m{n}", t, 1, 1, 1)
+            },
+        ),
+        (
+            algorithms.no_algorithm_is_best_for_all,
+            {
+                cell: 10.0
+                for n in range(3)
+                for t in ("minimal", "tuned")
+                for cell in of_ranks(f"m{n}", t, 1, 1, 1)
+            },
+        ),
     ],
     ids=name_of,
 )
 def test_where_nothing_differs_at_most_one_in_twenty_holds(
     make: Make, question: Callable[[Evidence], Finding], cells: Cells
 ) -> None:
-    """Of many comparisons, in which the fastest of a side is chosen by the times that are compared."""
-    words = [asked(question, make(cells, seed=seed)).word for seed in range(60)]
-    assert words.count("holds") <= 3
+    """Of many comparisons."""
+    words = [asked(question, make(cells, seed=seed)).word for seed in range(SEEDS)]
+    assert words.count("holds") <= FALSE
+
+
+@pytest.mark.parametrize(
+    ("question", "winner", "loser", "word"),
+    [
+        (sizes.smaller_is_not_always_faster, f"l/{DENSE}", f"s/{DENSE}", "holds"),
+        (sizes.smaller_is_not_always_faster, f"s/{DENSE}", f"l/{DENSE}", "fails"),
+    ],
+)
+def test_what_was_chosen_among_many_needs_a_wider_margin(
+    make: Make, question: Callable[[Evidence], Finding], winner: str, loser: str, word: str
+) -> None:
+    kib = {f"s/{DENSE}": 100, f"l/{DENSE}": 200}
+    cells = many(winner, 1, kib[winner]) | {f"{loser}/a0/scheduled": weights(10.2, kib[loser])}
+    assert asked(question, make(cells)).word == word
+    others = {f"{winner}/b{i}/scheduled": weights(11, kib[winner]) for i in range(30)}
+    assert asked(question, make({**cells, **others})).word == UNDECIDED
+
+
+def test_among_many_more_are_contenders(make: Make) -> None:
+    best, second = (f"m/{DENSE}/{name}/scheduled" for name in ("a0", "a1"))
+    others = {f"m/{DENSE}/b{i}/scheduled": 12.0 for i in range(30)}
+    found = []
+    for cells in ({best: 10.0, second: 10.25}, {best: 10.0, second: 10.25, **others}):
+        evidence = Evidence(make(cells), NO_FLOORS)
+        lines = evidence.contenders(evidence.places[0].lines, 0.05)
+        found.append({"/".join(line.first.cell.split("/")[1:-1]) for line in lines})
+    assert found == [{best}, {best, second}]
+
+
+def test_one_pair_among_many_needs_a_wider_margin(make: Make) -> None:
+    """Of tuned and untuned lines, where one tuned line is a little slower than one of the untuned."""
+    question = algorithms.tuning_gains_more_than_algorithm
+    words = []
+    for ways in (2, 12):
+        untuned = {f"m/{DENSE}/a{i}/minimal": 10.0 if i == 0 else 14.0 for i in range(ways)}
+        tuned = {f"m/{DENSE}/a{i}/scheduled": 10.3 if i == 0 else 6.0 for i in range(ways)}
+        words.append(asked(question, make(untuned | tuned)).word)
+    assert words == ["fails", UNDECIDED]
 
 
 def test_where_no_accuracy_differs_at_most_one_in_twenty_holds(make: Make) -> None:
     """Of ten networks that are wrong on a twentieth of the images each, the most accurate has luck."""
     rng = np.random.default_rng(0)
     words = []
-    for seed in range(60):
+    for seed in range(SEEDS):
         wrong = [np.flatnonzero(rng.random(IMAGES) < 0.05) for _ in range(10)]
         cells = {f"m{n}/{DENSE}/{GEMM}": (10 + n, {"misclassified": each}) for n, each in enumerate(wrong)}
         words.append(asked(optima.fastest_is_not_most_accurate, make(cells, seed=seed)).word)
-    assert words.count("holds") <= 3
+    assert words.count("holds") <= FALSE
 
 
-def test_where_a_statement_is_just_true_at_most_one_in_twenty_fails(make: Make) -> None:
-    """Twelve pruned networks that take 95% of the time, the least that is not called faster."""
-    cells = {f"m{n}/{form}/{GEMM}": ms for n in range(12) for form, ms in ((DENSE, 10.0), (ZEROS, 9.5))}
-    words = [asked(zeros.zeros_alone_gain_nothing, make(cells, seed=seed)).word for seed in range(60)]
-    assert words.count("fails") <= 3
+@pytest.mark.parametrize(
+    ("question", "cells"),
+    [
+        (
+            zeros.zeros_alone_gain_nothing,
+            {f"m{n}/{form}/{GEMM}": ms for n in range(12) for form, ms in ((DENSE, 10.0), (ZEROS, 9.5))},
+        ),
+        (
+            algorithms.tuning_gains_more_than_algorithm,
+            of_ranks("m", "minimal", 9, 9, 9) | of_ranks("m", "scheduled", 9, 9, 9),
+        ),
+    ],
+    ids=name_of,
+)
+def test_where_a_statement_is_just_true_at_most_one_in_twenty_fails(
+    make: Make, question: Callable[[Evidence], Finding], cells: Cells
+) -> None:
+    words = [asked(question, make(cells, seed=seed)).word for seed in range(SEEDS)]
+    assert words.count("fails") <= FALSE
+
+
+@pytest.mark.parametrize("ratio", [0.95, 1 / 0.95])
+def test_a_speedup_that_just_does_not_differ_is_seldom_found_to(make: Make, ratio: float) -> None:
+    there = {**SPEEDUPS, f"m/{SHRUNK}/{GEMM}": 5 * ratio}
+    pairs = [make(SPEEDUPS, seed=seed, **HERE) + make(there, seed=seed, **THERE) for seed in range(SEEDS)]
+    words = [asked(hardware.speedups_depend_on_hardware, rows).word for rows in pairs]
+    assert words.count("holds") <= FALSE
+    assert words.count("fails") <= FALSE
 
 
 def test_the_text_has_word_reason_and_rows(make: Make) -> None:

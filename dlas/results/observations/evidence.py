@@ -52,8 +52,7 @@ class Evidence:
 
     def __init__(self, rows: Iterable[Entry], floors: Floors) -> None:
         """rows: as `entries.latest` gives them."""
-        sections = [section for section in sections_of(rows) if not section.is_emulated]
-        kept = [(section, tuple(filter(_counts, section.timed))) for section in sections]
+        kept = [(section, tuple(filter(_counts, section.timed))) for section in sections_of(rows)]
         self.places = tuple(Place(section, lines) for section, lines in kept if lines)
         self._floors = floors
         self._verdicts: dict[tuple[Line, Line], Verdict] = {}
