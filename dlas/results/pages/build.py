@@ -112,7 +112,8 @@ def _observed(material: Material, lines: int) -> Chapter:
     lead = Text(
         "The paper's observations, asked of these rows; `invoke observe` shows all that each rests on."
     )
-    return Chapter("Observations", (lead, Table(("here it", "statement", "because"), rows)))
+    ids = tuple(each.examples[0].ids if each.examples else () for each in found)
+    return Chapter("Observations", (lead, Table(("here it", "statement", "because"), rows, ids)))
 
 
 def _mentioned(chapters: Iterable[Chapter], lines: Iterable[Line]) -> list[Line]:
