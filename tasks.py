@@ -410,9 +410,7 @@ def report(context: Context, sweep: str = "smoke", only: str = "*", accuracy_dro
     from dlas import publishing
 
     folders = catalog.folders("", DATA)
-    print(publishing.tell(sweep, ARTIFACTS, folders, only))
-    pages = publishing.write_report(sweep, ARTIFACTS, folders, only, accuracy_drop / 100)
-    print(f"\nwritten to {pages}")
+    print(publishing.write_report(sweep, ARTIFACTS, folders, only, accuracy_drop / 100))
 
 
 @verb

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dlas import cache, elbows, pipeline
 from dlas import sweep as sweeps
-from dlas.errors import DlasError, UsageError, did_you_mean
+from dlas.errors import DlasError, StorageError, UsageError, did_you_mean
 from dlas.hardware import targets
 from dlas.progress import Progress
 from dlas.results import advice, collection, compare, entries, floors, noise, observations, report, store
@@ -29,56 +29,73 @@ FOLDER = "reports"
 ACTIONS = ("merge", "compact", "verify", "export")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of a sweep that are true today, of cells like a glob. hidden: how many are not true today."""
+
+    sweep: str
+    rows: list[Entry]
+    hidden: int
+    problems: tuple[StorageError, ...]
+    planned: list[Planned]
+    notes: list[str]
+
+
 def tell(sweep: str, root: Path, folders: Mapping[str, Path], only: str = "*") -> str:
     """The rows of a sweep as text, as wide as the terminal, then the elbows of its pruned networks.
 
     sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
-    only: a glob of cell ids. Raises UsageError for a sweep without rows, StorageError.
+    only: a glob of cell ids. Raises UsageError for a sweep without rows, or none like it, StorageError.
     """
-    name = Path(sweep).stem
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    stored = stored_rows(root, name)
-    chosen = replace(stored, rows=tuple(row for row in stored.rows if fnmatchcase(row.cell, only)))
-    planned, note = _planned(sweep, only)
-    drawn = elbows.draw(name, planned, folders, root)
-    return "\n\n".join(filter(None, (report.describe(chosen, width), drawn, note)))
+    return _tell(_choose(sweep, root, only), root, folders)
 
 
 def write_report(
     sweep: str, root: Path, folders: Mapping[str, Path], only: str = "*", drop_fraction: float = 0.01
 ) -> str:
-    """Write what a sweep's rows say as pages, and return where they lie.
+    """As `tell`, and write it as pages; the text ends with where these lie.
 
-    sweep, only: as in `tell`. drop_fraction: how much accuracy the best configurations may lose. Raises
-    UsageError where no row counts, StorageError.
+    drop_fraction: how much accuracy the best configurations may lose.
     """
+    chosen = _choose(sweep, root, only)
+    if not chosen.rows:
+        raise chosen.problems[0]
+    text = _tell(chosen, root, folders)
+    curves, notes = elbows.curves(chosen.planned, folders, root / "checkpoints")
+    material = Material(
+        chosen.sweep,
+        chosen.rows,
+        floors.read(root),
+        chosen.hidden,
+        chosen.problems,
+        curves,
+        [*notes, *chosen.notes],
+        search_curves(chosen.planned, chosen.rows, root, folders),
+    )
+    pages = write_pages(build.build(material, drop_fraction), root / FOLDER / chosen.sweep)
+    return f"{text}\n\nwritten to {pages}"
+
+
+def _choose(sweep: str, root: Path, only: str) -> Chosen:
+    """The cells of a sweep whose file cannot be read are none: its rows are there all the same."""
     name = Path(sweep).stem
     stored = stored_rows(root, name)
     counting = entries.latest(stored.rows)
-    rows = _like(counting, only)
-    if not rows:
-        raise stored.problems[0]
-    planned, note = _planned(sweep, only)
-    curves, notes = elbows.curves(planned, folders, root / "checkpoints")
-    material = Material(
-        name,
-        rows,
-        floors.read(root),
-        hidden=len(stored.rows) - len(counting),
-        problems=stored.problems,
-        curves=curves,
-        notes=[*notes, *filter(None, [note])],
-        searches=search_curves(planned, rows, root, folders),
-    )
-    return write_pages(build.build(material, drop_fraction), root / FOLDER / name)
-
-
-def _planned(sweep: str, only: str) -> tuple[list[Planned], str]:
-    """Cells of a sweep, none and why where its file cannot be read: its rows are there all the same."""
+    planned: list[Planned] = []
+    notes = []
     try:
-        return [each for each in sweeps.expand(sweeps.load(sweep)) if fnmatchcase(each.cell.id, only)], ""
+        planned = [each for each in sweeps.expand(sweeps.load(sweep)) if fnmatchcase(each.cell.id, only)]
     except DlasError as error:
-        return [], f"no elbows: {error}"
+        notes = [f"no elbows: {error}"]
+    hidden = len(stored.rows) - len(counting)
+    return Chosen(name, _like(counting, only), hidden, stored.problems, planned, notes)
+
+
+def _tell(chosen: Chosen, root: Path, folders: Mapping[str, Path]) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    text = report.describe(chosen.rows, chosen.problems, chosen.hidden, width)
+    drawn = elbows.draw(chosen.sweep, chosen.planned, folders, root)
+    return "\n\n".join(filter(None, (text, drawn, *chosen.notes)))
 
 
 def write_pages(made: page.Page, folder: Path) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from dlas import pipeline, plan, sweep
+from dlas import pipeline, plan, publishing, sweep
 from dlas.errors import DeviceBusyError, DeviceError, DeviceLostError, SweepIncomplete
 from dlas.hardware import lock, targets
 from dlas.hardware.device import LocalDevice
 from dlas.measurement import environment, patience
 from dlas.progress import Progress
-from dlas.results import report, store
 from dlas.trial import Settings
 from dlas.values import NO_BOUNDS, Bounds, Job, JobResult, Row
 from tests.stored import stored_rows
@@ -48,7 +47,7 @@ def test_rows_out_of_bounds_are_kept_shown_apart_and_measured_anew(run: Run, roo
     assert "MiB of memory free, below 1073741824 MiB, before; " in rows[0].reason
     with pytest.raises(SweepIncomplete, match=r"3 of 3 cells are quarantined, the first is cifar10/my_tiny"):
         pipeline.check(rows, root)
-    text = report.describe(store.read(root, "trial"))
+    text = publishing.tell("trial", root, {})
     assert "quarantined   cifar10/my_tiny/dense/fp32/dense/direct/scheduled/x86_avx: " in text
     assert "ratio" not in text  # compared with nothing
     again = run(too_much)

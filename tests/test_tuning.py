@@ -12,11 +12,11 @@ import pytest
 from invoke import Context, Exit
 
 import tasks
-from dlas import pipeline, plan, searches, stages, sweep, tuned, tuning
+from dlas import pipeline, plan, publishing, searches, stages, sweep, tuned, tuning
 from dlas.errors import UsageError
 from dlas.hardware import targets
 from dlas.progress import Progress
-from dlas.results import report, store
+from dlas.results import store
 from dlas.sweeptables import Budget
 from dlas.systems.autoschedule.record import digest_of
 from dlas.systems.autoschedule.records import Database, path_of
@@ -241,7 +241,7 @@ def test_a_tuned_cell_is_searched_built_with_it_and_measured(sweeping: Sweeping)
     assert row.tuning_seconds > 16 * 0.25
     assert len(row.tuning_sha256) == 64
     assert sweeping.searched == [WORKLOADS]
-    assert f"{row.tuning_trials} trials" in report.describe(store.read(sweeping.root, "trial"))
+    assert f"{row.tuning_trials} trials" in publishing.tell("trial", sweeping.root, {})
     assert sweeping.run() == [row]
     assert len(sweeping.searched) == 1
     assert stored_rows(sweeping.root, "trial") == (row,)

@@ -8,15 +8,16 @@ from itertools import chain
 from math import isfinite
 
 from dlas.errors import StorageError
-from dlas.results import entries, statistics
+from dlas.results import statistics
 from dlas.results.effort import total_seconds
 from dlas.results.entries import Entry
 from dlas.results.lines import Line, grouped
 from dlas.results.places import Section, contests_of, sections_of
-from dlas.results.store import Stored
 from dlas.results.tables import NONE, count, printable, unit_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
+_SHOWN = 400  # lines of a section, and of a network in it at least
+_LEAST_SHOWN = 10
 _TOP1 = _HEADINGS.index("top-1")
 _FEW = (
     f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
@@ -26,14 +27,15 @@ _FEW = (
 Key = tuple[str | int, ...]
 
 
-def describe(stored: Stored, width: int | None = None) -> str:
-    """The rows of a sweep that are true today, as text without a newline at its end.
+def describe(
+    rows: Sequence[Entry], problems: Sequence[StorageError] = (), hidden: int = 0, width: int | None = None
+) -> str:
+    """Rows as text, then what was not read and how many are not shown. No newline at the end.
 
-    width: columns of the terminal; None, right for a pipe, keeps one line for each cell however long.
+    rows, width: as for `render`; hidden: rows of older code, or that newer ones replaced.
     """
-    rows = entries.latest(stored.rows)
-    notes = [f"not read: {line}" for line in _unread(stored.problems)]
-    if hidden := len(stored.rows) - len(rows):
+    notes = [f"not read: {line}" for line in _unread(problems)]
+    if hidden:
         notes.append(f"not shown: {count(hidden, 'row')} of older code, or replaced by newer or longer ones")
     return "\n".join([*([render(rows, width)] if rows else []), *notes])
 
@@ -51,8 +53,8 @@ def render(rows: Iterable[Entry], width: int | None = None) -> str:
     """A section for each place (target, device, runner, threads), emulated ones last; then a count.
 
     rows: one or more, as `entries.latest` gives them. Ratios are to the fastest publishable line of the
-    same dataset and model in the section, or to the fastest where none is publishable. width: as for
-    `describe`.
+    same dataset and model in the section, or to the fastest where none is publishable. width: columns of the
+    terminal; None, right for a pipe, keeps one line for each cell however long.
     """
     rows = list(rows)
     sections = sections_of(rows)
@@ -78,13 +80,17 @@ def _section(section: Section, width: int | None) -> str:
 
 def _table(lines: Sequence[Line], width: int | None) -> list[str]:
     """A heading, then the lines, fastest first, with an empty line between contests."""
-    unit, scale = unit_of(min(line.summary.median_ns for line in lines))
+    unit, scale = unit_of(min(line.median_ns for line in lines))
     groups: list[list[tuple[str, ...]]] = [[(f"{_HEADINGS[0]} {unit}", *_HEADINGS[1:])]]
-    for contest in contests_of(lines):
-        ranked = sorted(contest, key=lambda line: line.summary.median_ns)
+    contests = contests_of(lines)
+    most = max(_LEAST_SHOWN, _SHOWN // len(contests))
+    for contest in contests:
+        ranked = sorted(contest, key=lambda line: line.median_ns)
         best = next((line for line in ranked if line.is_publishable), ranked[0])
-        groups.append([_fields(line, best.summary.median_ns, scale) for line in ranked])
-    return _layout(groups, width)
+        groups.append([_fields(line, best.median_ns, scale) for line in ranked[:most]])
+    left_out = sum(max(0, len(contest) - most) for contest in contests)
+    more = [f"  {count(left_out, 'slower line')} not shown; `--only` chooses"] if left_out else []
+    return _layout(groups, width) + more
 
 
 def _layout(groups: Sequence[Sequence[tuple[str, ...]]], width: int | None) -> list[str]:

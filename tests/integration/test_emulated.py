@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from dlas import pipeline, sweep
+from dlas import pipeline, publishing, sweep
 from dlas.errors import EngineError, TargetError, UsageError
 from dlas.hardware import targets
 from dlas.measurement.measure import TOLERANCE
 from dlas.progress import Progress
-from dlas.results import report, store
 from dlas.trial import Settings
 from dlas.values import ContainerImage, Row, Target
 from tests.integration.board import Board
@@ -115,7 +114,7 @@ def test_a_board_that_is_emulated_is_checked_and_kept_apart_from_real_ones(
 
     (real,) = run(targets.load("x86"), DENSE, device="", emulate=False, runner="local", repeats=4)
     assert (real.status, real.emulated, real.stand_in) == ("measured", False, False)
-    real_part, emulated_part, totals = report.describe(store.read(root, "trial")).split("\n\n", 2)
+    real_part, emulated_part, totals = publishing.tell("trial", root, {}).split("\n\n", 2)
     assert real_part.startswith("x86_avx on ")
     assert "1.00x" in real_part
     assert "emulated" not in real_part

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dlas.results import store
-from dlas.results.entries import Entry
+from dlas.results import report, store
+from dlas.results.entries import Entry, latest
 from dlas.results.report import describe, render
 from dlas.values import Row
 
@@ -17,6 +17,12 @@ MakeEntry = Callable[..., Entry]
 GEMM = "cifar10/resnet18/dense/fp32/dense/gemm/scheduled/x86_avx"
 DIRECT = GEMM.replace("gemm", "direct")
 OTHER_MODEL = GEMM.replace("resnet18", "vgg16")
+
+
+def told(artifacts: Path) -> str:
+    stored = store.read(artifacts, "smoke")
+    counting = latest(stored.rows)
+    return describe(counting, stored.problems, len(stored.rows) - len(counting))
 
 
 def around(median_ns: int, count: int = 150) -> list[int]:
@@ -209,19 +215,19 @@ def test_report_hides_older_code_and_names_damaged_files(tmp_path: Path, make_ro
     damaged.write_bytes(b"PAR1")
     for row in (old, new):
         store.write(tmp_path, row)
-    text = describe(store.read(tmp_path, "smoke"))
+    text = told(tmp_path)
     assert line_of(text, GEMM).split()[0] == "10.000"
     assert "not shown: 1 row of older code" in text
     assert "delete it and run the sweep again" in line_of(text, f"not read: {damaged}")
     assert text == text.rstrip()
 
     store.write(tmp_path, dataclasses.replace(old, started_at=make_row(minutes=2).started_at))
-    assert line_of(describe(store.read(tmp_path, "smoke")), GEMM).split()[0] == "20.000"
+    assert line_of(told(tmp_path), GEMM).split()[0] == "20.000"
 
 
 def test_report_of_damaged_files_only(tmp_path: Path, make_row: MakeRow) -> None:
     store.write(tmp_path, make_row()).write_bytes(b"")
-    assert describe(store.read(tmp_path, "smoke")).startswith("not read: ")
+    assert told(tmp_path).startswith("not read: ")
 
 
 def test_a_tuned_row_says_what_its_search_came_to(make_entry: MakeEntry) -> None:
@@ -229,3 +235,18 @@ def test_a_tuned_row_says_what_its_search_came_to(make_entry: MakeEntry) -> None
     text = render([tuned, make_entry(cell=GEMM, samples=around(15_000_000))])
     assert "95% tuned in 1,200 trials" in line_of(text, "gemm/tuned")
     assert "tuned" not in line_of(text, "gemm/scheduled")
+
+
+def test_of_many_lines_the_fastest_are_shown(make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_SHOWN", 4)
+    monkeypatch.setattr(report, "_LEAST_SHOWN", 1)
+    rows = [
+        make_entry(cell=cell.replace("fp32", f"fp{bits}"), samples=around(bits * 1_000_000))
+        for cell in (GEMM, OTHER_MODEL)
+        for bits in (16, 32, 64)
+    ]
+    text = render(rows)
+    assert "fp16" in text
+    assert "fp32" in text
+    assert "fp64" not in text
+    assert "2 slower lines not shown; `--only` chooses" in text
