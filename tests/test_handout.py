@@ -137,7 +137,9 @@ def code_lines(source: str) -> list[str]:
 def test_the_page_tells_what_it_is_and_what_it_needs(shop: Shop) -> None:
     row, text = shop.rows[CELL], (shop.folders[CELL] / "README.md").read_text()
     assert text.startswith(f"# {CELL}\n")
-    assert f"| its row | sweep `trial`, begun at {row.started_at.isoformat(timespec='seconds')} |" in text
+    ids = [each.id for each in store.read(shop.root, "trial").rows if each.cell == CELL]
+    newest = row.started_at.isoformat(timespec="seconds")
+    assert f"| its rows | {' '.join(ids)} of sweep `trial`, the newest begun at {newest} |" in text
     assert f"| ran on | {row.device_model}, 1 thread |" in text
     medians = [
         np.median(each.samples_ns) for each in store.read(shop.root, "trial").rows if each.cell == CELL
