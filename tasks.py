@@ -25,6 +25,9 @@ ARTIFACTS = Path(os.environ.get("DLAS_ARTIFACTS", Path(__file__).parent / "artif
 
 DATA = Path(os.environ.get("DLAS_DATA") or ARTIFACTS / "data").expanduser()
 
+# Tests that share the machine's engine, its lock and compiled networks: one at a time.
+DEVICE_TESTS = ("tests/hardware", "tests/integration", "tests/test_*.py")
+
 HELP = {
     "a": "rows of a sweep, as in `digits,algorithm=direct`: any part of a cell's id, device, commit, ...",
     "accuracy_drop": "how many points of top-1 may be lost against dense in fp32",
@@ -582,8 +585,10 @@ def show_targets(context: Context) -> None:
 
 @verb
 def test(context: Context, pytest: str = "") -> None:
-    """Run the whole test suite: lint, types, tests."""
-    steps = ["ruff check .", "ruff format --check .", "mypy", "pytest -n 2 --dist loadgroup"]
+    """Run the whole test suite: lint, types, tests; those that use no device in two processes."""
+    apart = [f"--ignore={folder}" for folder in DEVICE_TESTS[:-1]] + [f"--ignore-glob={DEVICE_TESTS[-1]}"]
+    steps = ["ruff check .", "ruff format --check .", "mypy"]
+    steps += [f"pytest -n 2 --dist loadfile {' '.join(apart)}", f"pytest {' '.join(DEVICE_TESTS)}"]
     for step in [f"pytest {pytest}"] if pytest else steps:
         if not context.run(f"{sys.executable} -m {step}", warn=True, pty=sys.stdout.isatty()):
             raise Exit(f"inv test: {step} failed", 1)

@@ -15,7 +15,6 @@ import pytest
 
 from tests.integration.needs import lacks_board, lacks_opencl, lacks_qemu
 
-ROOT = Path(__file__).parents[1]
 STAND_IN_BASE = "dlas-base:bookworm-amd64"
 
 # Compiling takes seconds, and says nothing about the code under test.
@@ -73,13 +72,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if unknown := required() - set(NEEDS):
         raise pytest.UsageError(f"DLAS_REQUIRE has {', '.join(sorted(unknown))}; it takes {', '.join(NEEDS)}")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For pytest-xdist: tests of one file stay together, and all those that use the machine's devices."""
-    folder = item.path.relative_to(ROOT).parts[:-1]
-    is_alone = folder in (("tests",), ("tests", "hardware"), ("tests", "integration"))
-    item.add_marker(pytest.mark.xdist_group("machine" if is_alone else str(item.path)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

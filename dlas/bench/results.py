@@ -87,7 +87,7 @@ def make(rows: int, seed: int = 0) -> pa.Table:
     device, replicate = np.divmod(rest, REPLICATES)
     cells = {
         (n, c): Cell(
-            "cifar10", ModelSpec(f"network{n}", "resnet18", ()), a, "fp32", f, g, "scheduled", "x86_avx"
+            "cifar10", ModelSpec(f"network{n}", "resnet18", ()), a, "fp32", f, g, "scheduled", "made"
         )
         for n in range(int(network[-1]) + 1)
         for c, (a, f, g) in enumerate(CONFIGURATIONS)
