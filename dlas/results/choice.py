@@ -13,7 +13,7 @@ from dlas.results.verdict import Verdict
 
 UNKNOWN = "unknown"
 # Each verdict is a bootstrap; what is further behind than these is slower than the best, or cannot be told.
-JUDGED = 8
+JUDGED = 5
 
 
 @dataclass(frozen=True)

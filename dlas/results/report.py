@@ -16,8 +16,8 @@ from dlas.results.places import Section, contests_of, sections_of
 from dlas.results.tables import NONE, count, printable, unit_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
-_SHOWN = 400  # lines of a section, and of a network in it at least
-_LEAST_SHOWN = 10
+_SHOWN = 1000  # lines in all, and of each network on a device at least
+_LEAST_SHOWN = 5
 _TOP1 = _HEADINGS.index("top-1")
 _FEW = (
     f"* fewer than {statistics.MIN_DRAWN} processes: the interval is too narrow, and that of one process\n"
@@ -58,7 +58,9 @@ def render(rows: Iterable[Entry], width: int | None = None) -> str:
     """
     rows = list(rows)
     sections = sections_of(rows)
-    parts = [_section(section, width) for section in sections]
+    contests = sum(len(contests_of(section.timed)) for section in sections)
+    most = max(_LEAST_SHOWN, _SHOWN // max(1, contests))
+    parts = [_section(section, most, width) for section in sections]
     counts = [f"{number} {status}" for status, number in sorted(Counter(row.status for row in rows).items())]
     notes = [f"{count(len(rows), 'row')}: {', '.join(counts)}"]
     if spent := total_seconds(rows):
@@ -68,22 +70,21 @@ def render(rows: Iterable[Entry], width: int | None = None) -> str:
     return "\n\n".join([*parts, "\n".join(notes)])
 
 
-def _section(section: Section, width: int | None) -> str:
+def _section(section: Section, most: int, width: int | None) -> str:
     timed, others = section.timed, section.others
     lines = [section.title]
     if timed:
-        lines += _table(timed, width)
+        lines += _table(timed, most, width)
     if timed and others:
         lines.append("  no time that counts:")
     return "\n".join(lines + [_remark(row) for row in others])
 
 
-def _table(lines: Sequence[Line], width: int | None) -> list[str]:
-    """A heading, then the lines, fastest first, with an empty line between contests."""
+def _table(lines: Sequence[Line], most: int, width: int | None) -> list[str]:
+    """A heading, then so many lines of each contest, fastest first, with an empty line between contests."""
     unit, scale = unit_of(min(line.median_ns for line in lines))
     groups: list[list[tuple[str, ...]]] = [[(f"{_HEADINGS[0]} {unit}", *_HEADINGS[1:])]]
     contests = contests_of(lines)
-    most = max(_LEAST_SHOWN, _SHOWN // len(contests))
     for contest in contests:
         ranked = sorted(contest, key=lambda line: line.median_ns)
         best = next((line for line in ranked if line.is_publishable), ranked[0])

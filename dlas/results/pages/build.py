@@ -18,7 +18,7 @@ from dlas.results.pages.searches import SearchCurve, searches_chapter
 from dlas.results.places import Section, contests_of, sections_of
 from dlas.results.tables import count
 
-DETAILED = 48  # networks on a device; with all of many a page would be too long to be read
+DETAILED = 24  # networks on a device; with all of many a page would be too long to be read
 OBSERVED_LINES = 2000  # what they compare grows with the square of the networks
 
 
