@@ -97,6 +97,15 @@ def test_only_some_cells(root: Path) -> None:
     assert "wide" not in publishing.tell("digits", root, {}, "*/small/*")
 
 
+def test_rows_of_older_code_are_counted_and_left_out(tmp_path: Path) -> None:
+    for key, minutes in (("11", 0), ("22", 1), ("33", 2)):
+        store.write(tmp_path, made_row(cell=DENSE, sweep="digits", inputs_key=key * 32, minutes=minutes))
+    told = "2 rows of older code, or replaced by newer or longer ones"
+    assert f"not shown: {told}" in publishing.write_report("digits", tmp_path, {})
+    page = (tmp_path / publishing.FOLDER / "digits" / "report.md").read_text()
+    assert f"Not shown: {told}" in page
+
+
 def test_observations_of_some_cells(root: Path) -> None:
     assert "undecided: " in publishing.observe("digits", "*/small/*", root)
     with pytest.raises(UsageError, match="no row is of a cell like"):

@@ -101,6 +101,12 @@ def test_devices_are_compared_only_when_asked(tmp_path: Path, keep: Callable[...
     assert pairs(tmp_path, "device=7777", "device=3f2a") == {DIRECT: FASTER}
 
 
+def test_two_targets_are_on_two_devices(tmp_path: Path, keep: Callable[..., None]) -> None:
+    keep(DIRECT, 500)
+    keep(DIRECT.replace("x86_avx", "hikey970_neon"), 5000, device="77" * 32, runner="docker", threads=4)
+    assert pairs(tmp_path, "target=x86_avx", "target=hikey970_neon") == {DIRECT: FASTER}
+
+
 def test_many_lines_on_a_side_are_no_pair(tmp_path: Path, keep: Callable[..., None]) -> None:
     keep(DIRECT, 500)
     keep(CSR, 200)
