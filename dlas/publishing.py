@@ -21,6 +21,7 @@ from dlas.results.entries import Entry
 from dlas.results.lines import lines_of
 from dlas.results.pages import build, page
 from dlas.results.pages.build import Material
+from dlas.results.places import Section, sections_of
 from dlas.results.store import Stored
 from dlas.searches import search_curves
 from dlas.sweep import Planned
@@ -37,6 +38,7 @@ class Chosen:
 
     sweep: str
     rows: list[Entry]
+    sections: list[Section]
     hidden: int
     problems: tuple[StorageError, ...]
     planned: list[Planned]
@@ -83,6 +85,7 @@ def _write_report(chosen: Chosen, root: Path, folders: Mapping[str, Path], drop_
     material = Material(
         chosen.sweep,
         chosen.rows,
+        chosen.sections,
         floors.read(root),
         chosen.hidden,
         chosen.problems,
@@ -106,12 +109,13 @@ def _choose(sweep: str, root: Path, only: str) -> Chosen:
     except DlasError as error:
         notes = [f"no elbows: {error}"]
     hidden = len(stored.rows) - len(counting)
-    return Chosen(name, _like(counting, only), hidden, stored.problems, planned, notes)
+    rows = _like(counting, only)
+    return Chosen(name, rows, sections_of(rows), hidden, stored.problems, planned, notes)
 
 
 def _tell(chosen: Chosen, root: Path, folders: Mapping[str, Path]) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    text = report.describe(chosen.rows, chosen.problems, chosen.hidden, width)
+    text = report.describe(chosen.sections, chosen.problems, chosen.hidden, width)
     drawn = elbows.draw(chosen.sweep, chosen.planned, folders, root)
     return "\n\n".join(filter(None, (text, drawn, *chosen.notes)))
 

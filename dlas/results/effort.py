@@ -41,9 +41,10 @@ OWNERS: Mapping[str, Callable[[Entry], Owner]] = {
 
 def total_seconds(rows: Iterable[Entry]) -> dict[str, float]:
     """Seconds of each stage over all rows; stages that no row has are left out."""
-    spent: dict[str, dict[Owner, float]] = {}
+    spent: dict[str, dict[Owner, float]] = {stage: {} for stage in OWNERS}
     for row in rows:
         for stage, seconds in row.stage_seconds.items():
-            owners, owner = spent.setdefault(stage, {}), OWNERS[stage](row)
-            owners[owner] = max(seconds, owners.get(owner, 0.0))
-    return {stage: sum(spent[stage].values()) for stage in OWNERS if stage in spent}
+            owners, owner = spent[stage], OWNERS[stage](row)
+            if seconds > owners.get(owner, -1.0):
+                owners[owner] = seconds
+    return {stage: sum(owners.values()) for stage, owners in spent.items() if owners}

@@ -12,7 +12,7 @@ from dlas.results import statistics
 from dlas.results.effort import total_seconds
 from dlas.results.entries import Entry
 from dlas.results.lines import Line, grouped
-from dlas.results.places import Section, contests_of, sections_of
+from dlas.results.places import Section, contests_of
 from dlas.results.tables import NONE, count, printable, unit_of
 
 _HEADINGS = ("median", "IQR", "95% interval", "ratio", "runs", "max error", "top-1", "status", "cell")
@@ -28,16 +28,19 @@ Key = tuple[str | int, ...]
 
 
 def describe(
-    rows: Sequence[Entry], problems: Sequence[StorageError] = (), hidden: int = 0, width: int | None = None
+    sections: Sequence[Section],
+    problems: Sequence[StorageError] = (),
+    hidden: int = 0,
+    width: int | None = None,
 ) -> str:
     """Rows as text, then what was not read and how many are not shown. No newline at the end.
 
-    rows, width: as for `render`; hidden: rows of older code, or that newer ones replaced.
+    sections, width: as for `render`; hidden: rows of older code, or that newer ones replaced.
     """
     notes = [f"not read: {line}" for line in _unread(problems)]
     if hidden:
         notes.append(f"not shown: {count(hidden, 'row')} of older code, or replaced by newer or longer ones")
-    return "\n".join([*([render(rows, width)] if rows else []), *notes])
+    return "\n".join([*([render(sections, width)] if sections else []), *notes])
 
 
 def _unread(problems: Iterable[StorageError]) -> list[str]:
@@ -49,15 +52,14 @@ def _unread(problems: Iterable[StorageError]) -> list[str]:
     return lines
 
 
-def render(rows: Iterable[Entry], width: int | None = None) -> str:
-    """A section for each place (target, device, runner, threads), emulated ones last; then a count.
+def render(sections: Sequence[Section], width: int | None = None) -> str:
+    """The sections (target, device, runner, threads), emulated ones last; then a count.
 
-    rows: one or more, as `entries.latest` gives them. Ratios are to the fastest publishable line of the
-    same dataset and model in the section, or to the fastest where none is publishable. width: columns of the
-    terminal; None, right for a pipe, keeps one line for each cell however long.
+    sections: one or more, of rows as `entries.latest` gives them. Ratios are to the fastest publishable line
+    of the same dataset and model in the section, or to the fastest where none is publishable. width: columns
+    of the terminal; None, right for a pipe, keeps one line for each cell however long.
     """
-    rows = list(rows)
-    sections = sections_of(rows)
+    rows = [row for section in sections for row in section.rows]
     contests = sum(len(contests_of(section.timed)) for section in sections)
     most = max(_LEAST_SHOWN, _SHOWN // max(1, contests))
     parts = [_section(section, most, width) for section in sections]

@@ -136,7 +136,8 @@ def test_a_status_that_a_place_lacks_is_a_dash(rows: Rows, make_entry: MakeEntry
 def test_oddities_name_lines_with_flags(rows: Rows, make_entry: MakeEntry) -> None:
     drifting: dict[str, Any] = {"samples": [500_000 + 1_000 * number for number in range(150)]}
     odd = [make_entry(cell=pruned(90), replicate=number, **drifting) for number in range(2)]
-    chapter = facts.oddities(sections_of([*rows(DENSE, 500), *odd]), NO_FLOORS)
+    sections = sections_of([*rows(DENSE, 500), *odd])
+    chapter = facts.oddities(sections, sections, NO_FLOORS)
     (table,) = tables(chapter)
     assert [row[0] for row in table.rows] == [pruned(90)]
     assert table.rows[0][1].startswith("2 of 2 processes drift, the furthest by +")

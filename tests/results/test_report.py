@@ -9,6 +9,7 @@ import pytest
 
 from dlas.results import report, store
 from dlas.results.entries import Entry, latest
+from dlas.results.places import sections_of
 from dlas.results.report import describe, render
 from dlas.values import Row
 
@@ -19,10 +20,14 @@ DIRECT = GEMM.replace("gemm", "direct")
 OTHER_MODEL = GEMM.replace("resnet18", "vgg16")
 
 
+def rendered(rows: list[Entry], width: int | None = None) -> str:
+    return render(sections_of(rows), width)
+
+
 def told(artifacts: Path) -> str:
     stored = store.read(artifacts, "smoke")
     counting = latest(stored.rows)
-    return describe(counting, stored.problems, len(stored.rows) - len(counting))
+    return describe(sections_of(counting), stored.problems, len(stored.rows) - len(counting))
 
 
 def around(median_ns: int, count: int = 150) -> list[int]:
@@ -41,7 +46,7 @@ def test_fastest_comes_first_and_is_the_measure(make_entry: MakeEntry) -> None:
         make_entry(cell=DIRECT, samples=around(15_000_000), trained=True),
         make_entry(cell=GEMM, samples=around(10_000_000), trained=True, fallbacks=["conv2d_7"]),
     ]
-    heading, gemm, direct = render(rows).splitlines()[1:4]
+    heading, gemm, direct = rendered(rows).splitlines()[1:4]
     assert heading.split() == [
         "median",
         "ms",
@@ -65,26 +70,26 @@ def test_fastest_comes_first_and_is_the_measure(make_entry: MakeEntry) -> None:
 
 def test_accuracy_comes_with_its_number_of_images_and_interval(make_entry: MakeEntry) -> None:
     digits = make_entry(trained=True, top1_fraction=354 / 360, top1_n=360)
-    assert "  98.3% (96.4% .. 99.2%) of 360  " in line_of(render([digits]), GEMM)
+    assert "  98.3% (96.4% .. 99.2%) of 360  " in line_of(rendered([digits]), GEMM)
     imagenet = make_entry(trained=True, top1_fraction=0.76, top5_fraction=0.929, top1_n=1000)
-    assert "76.0% (73.3% .. 78.5%) of 1000, top-5 92.9%" in line_of(render([imagenet]), GEMM)
+    assert "76.0% (73.3% .. 78.5%) of 1000, top-5 92.9%" in line_of(rendered([imagenet]), GEMM)
 
 
 def test_accuracy_fits_on_a_narrow_terminal(make_entry: MakeEntry) -> None:
-    narrow = render([make_entry(trained=True, top1_fraction=0.95, top1_n=20)], width=80)
+    narrow = rendered([make_entry(trained=True, top1_fraction=0.95, top1_n=20)], width=80)
     assert line_of(narrow, GEMM) == f"  {GEMM}  top-1 95.0% (76.4% .. 99.1%) of 20"
     assert line_of(narrow, "1x150").endswith("2.5e-07  measured")
 
 
 def test_the_time_of_the_stages_is_at_the_end(make_entry: MakeEntry) -> None:
     assert (
-        render([make_entry()]).splitlines()[-1]
+        rendered([make_entry()]).splitlines()[-1]
         == "time: import 1.0 s, lower 0.5 s, compile 1.5 s, link 0.2 s"
     )
 
 
 def test_all_numbers_of_a_section_have_one_unit(make_entry: MakeEntry) -> None:
-    text = render(
+    text = rendered(
         [make_entry(samples=around(200_000)), make_entry(cell=OTHER_MODEL, samples=around(3_000_000))]
     )
     assert "median us" in text
@@ -93,11 +98,11 @@ def test_all_numbers_of_a_section_have_one_unit(make_entry: MakeEntry) -> None:
 
 
 def test_impossible_times_are_shown(make_entry: MakeEntry) -> None:
-    assert line_of(render([make_entry(samples=[0] * 150)]), GEMM).split()[:2] == ["0.000", "0.000"]
+    assert line_of(rendered([make_entry(samples=[0] * 150)]), GEMM).split()[:2] == ["0.000", "0.000"]
 
 
 def test_models_do_not_compete(make_entry: MakeEntry) -> None:
-    text = render(
+    text = rendered(
         [make_entry(samples=around(5_000_000)), make_entry(cell=OTHER_MODEL, samples=around(50_000_000))]
     )
     assert "1.00x" in line_of(text, GEMM)
@@ -106,14 +111,14 @@ def test_models_do_not_compete(make_entry: MakeEntry) -> None:
 
 @pytest.mark.parametrize("place", [{"runner": "docker"}, {"device": "77" * 32}, {"threads": 1}])
 def test_places_do_not_compete(make_entry: MakeEntry, place: dict[str, object]) -> None:
-    text = render([make_entry(samples=around(5_000_000)), make_entry(samples=around(9_000_000), **place)])
+    text = rendered([make_entry(samples=around(5_000_000)), make_entry(samples=around(9_000_000), **place)])
     assert text.count("x86_avx on ") == 2
     assert text.count("1.00x") == 2
 
 
 def test_a_gpu_is_named_with_its_timer(make_entry: MakeEntry) -> None:
     failed = make_entry(status="failed", cell=OTHER_MODEL, timer="events")
-    text = render([make_entry(gpu="CUDA, Xavier, sm_72, driver for CUDA 11.4", timer="events"), failed])
+    text = rendered([make_entry(gpu="CUDA, Xavier, sm_72, driver for CUDA 11.4", timer="events"), failed])
     assert text.splitlines()[0] == (
         "x86_avx on CUDA, Xavier, sm_72, driver for CUDA 11.4 (3f2a3f2a3f2a), local runner, 2 threads, "
         "timed by its driver's events"
@@ -122,7 +127,7 @@ def test_a_gpu_is_named_with_its_timer(make_entry: MakeEntry) -> None:
 
 def test_replicates_share_a_line_and_five_make_an_interval(make_entry: MakeEntry) -> None:
     rows = [make_entry(replicate=i, samples=around((10 + i) * 1_000_000)) for i in range(5)]
-    few, many = render(rows[:4]), render(rows)
+    few, many = rendered(rows[:4]), rendered(rows)
     assert " 4x150 " in line_of(few, GEMM)
     assert "*" in line_of(few, GEMM)
     assert "fewer than 5 processes" in few
@@ -132,7 +137,7 @@ def test_replicates_share_a_line_and_five_make_an_interval(make_entry: MakeEntry
 
 
 def test_row_that_is_not_publishable_says_so_and_is_no_measure(make_entry: MakeEntry) -> None:
-    text = render(
+    text = rendered(
         [make_entry(samples=around(10_000_000)), make_entry(cell=DIRECT, samples=around(5_000_000, 4))]
     )
     quick = line_of(text, DIRECT)
@@ -140,9 +145,9 @@ def test_row_that_is_not_publishable_says_so_and_is_no_measure(make_entry: MakeE
     assert "not publishable (4 of 150)" in quick
     assert " -  " in quick  # no interval from so few
     assert "not publishable" not in line_of(text, GEMM)
-    alone = render([make_entry(samples=around(5_000_000, 5))])
+    alone = rendered([make_entry(samples=around(5_000_000, 5))])
     assert "1.00x" in line_of(alone, GEMM)
-    unfit = render([make_entry(publishable=False)])
+    unfit = rendered([make_entry(publishable=False)])
     assert "not publishable" in line_of(unfit, GEMM)
 
 
@@ -154,7 +159,7 @@ def test_what_did_not_run_gives_its_reason(make_entry: MakeEntry) -> None:
         ),
         make_entry(cell=OTHER_MODEL, status="failed", reason="died\n\x1b[31mof signal 11"),
     ]
-    text = render(rows)
+    text = rendered(rows)
     assert line_of(text, "wrong_output ").endswith(
         f"{DIRECT} (replicate 1): error over scale 0.3, tolerance 1e-4"
     )
@@ -165,7 +170,7 @@ def test_what_did_not_run_gives_its_reason(make_entry: MakeEntry) -> None:
 
 def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_entry: MakeEntry) -> None:
     emulated = make_entry(cell=DIRECT, status="emulated", emulated=True, samples=around(777_000_000))
-    text = render([emulated, make_entry(max_error_over_scale=3e-7)])
+    text = rendered([emulated, make_entry(max_error_over_scale=3e-7)])
     real, unreal, _ = text.split("\n\n")
     assert GEMM in real
     assert DIRECT not in real
@@ -174,7 +179,7 @@ def test_emulated_rows_have_a_place_of_their_own_and_no_times(make_entry: MakeEn
 
 
 def test_emulated_row_is_never_timed_whatever_its_status(make_entry: MakeEntry) -> None:
-    text = render([make_entry(emulated=True, samples=around(777_000_000))])
+    text = rendered([make_entry(emulated=True, samples=around(777_000_000))])
     assert "median" not in text
     assert "777" not in text
 
@@ -183,7 +188,7 @@ def test_invalid_row_that_names_no_device_is_shown(make_entry: MakeEntry) -> Non
     row = make_entry(
         status="invalid", reason="no float16 here", device="", device_model="", runner="", threads=0
     )
-    assert render([row]).splitlines()[:2] == [
+    assert rendered([row]).splitlines()[:2] == [
         "x86_avx, no device",
         f"  invalid       {GEMM}: no float16 here",
     ]
@@ -191,14 +196,14 @@ def test_invalid_row_that_names_no_device_is_shown(make_entry: MakeEntry) -> Non
 
 def test_nan_error_stays_visible(make_entry: MakeEntry) -> None:
     rows = [make_entry(), make_entry(replicate=1, max_error_over_scale=math.nan)]
-    assert " nan " in line_of(render(rows), GEMM)
-    assert " nan " in line_of(render(rows[::-1]), GEMM)
+    assert " nan " in line_of(rendered(rows), GEMM)
+    assert " nan " in line_of(rendered(rows[::-1]), GEMM)
 
 
 def test_wide_text_has_a_line_for_each_cell_and_narrow_text_cuts_nothing(make_entry: MakeEntry) -> None:
     rows = [make_entry(), make_entry(cell=DIRECT)]
-    wide, narrow = render(rows), render(rows, width=80)
-    assert render(rows, width=200) == wide
+    wide, narrow = rendered(rows), rendered(rows, width=80)
+    assert rendered(rows, width=200) == wide
     for cell in (GEMM, DIRECT):
         assert line_of(wide, cell, "measured, untrained")
         assert line_of(narrow, cell).strip() == cell
@@ -232,7 +237,7 @@ def test_report_of_damaged_files_only(tmp_path: Path, make_row: MakeRow) -> None
 
 def test_a_tuned_row_says_what_its_search_came_to(make_entry: MakeEntry) -> None:
     tuned = make_entry(cell=GEMM.replace("scheduled", "tuned"), tuning_trials=1200, tuned_fraction=0.95)
-    text = render([tuned, make_entry(cell=GEMM, samples=around(15_000_000))])
+    text = rendered([tuned, make_entry(cell=GEMM, samples=around(15_000_000))])
     assert "95% tuned in 1,200 trials" in line_of(text, "gemm/tuned")
     assert "tuned" not in line_of(text, "gemm/scheduled")
 
@@ -245,7 +250,7 @@ def test_of_many_lines_the_fastest_are_shown(make_entry: MakeEntry, monkeypatch:
         for cell in (GEMM, OTHER_MODEL)
         for bits in (16, 32, 64)
     ]
-    text = render(rows)
+    text = rendered(rows)
     assert "fp16" in text
     assert "fp32" in text
     assert "fp64" not in text

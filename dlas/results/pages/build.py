@@ -26,13 +26,15 @@ OBSERVED_LINES = 2000  # what they compare grows with the square of the networks
 class Material:
     """What a page is made of.
 
-    rows: those that count today; hidden: how many do not; problems: files not read.
+    rows: those that count today, and the sections they are in; hidden: how many do not; problems: files not
+    read.
     curves, notes: of accuracy against compression, and why some are missing; searches: what tuning found
     when.
     """
 
     sweep: str
     rows: Sequence[Entry]
+    sections: Sequence[Section]
     floors: Floors
     hidden: int = 0
     problems: Sequence[StorageError] = ()
@@ -43,11 +45,11 @@ class Material:
 
 def build(material: Material, drop_fraction: float) -> Page:
     """Chapters from what is asked first to what stands behind it. rows: one or more."""
-    sections = sections_of(material.rows)
+    sections = material.sections
     real = [section for section in sections if not section.is_emulated and section.timed]
     chapters: list[Chapter | None] = []
+    detailed, left_out = _detailed(real)
     if real:
-        detailed, left_out = _detailed(real)
         chapters += [
             best.chapter(real, material.floors, drop_fraction),
             fronts.chapter(real),
@@ -59,7 +61,7 @@ def build(material: Material, drop_fraction: float) -> Page:
         _elbows(material),
         _observed(material, sum(len(section.timed) for section in real)) if real else None,
         facts.coverage(sections, material.problems, material.hidden),
-        facts.oddities(real, material.floors) if real else None,
+        facts.oddities(real, detailed, material.floors) if real else None,
         facts.effort(material.rows),
         facts.provenance(material.rows, material.sweep),
     ]

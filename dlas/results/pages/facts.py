@@ -58,8 +58,8 @@ def _cut(words: str) -> str:
     return words if len(words) <= _REASON else f"{words[: _REASON - 1]}…"
 
 
-def oddities(sections: Sequence[Section], floors: Floors) -> Chapter:
-    """What medians hide, and how noisy each place is."""
+def oddities(sections: Sequence[Section], detailed: Sequence[Section], floors: Floors) -> Chapter:
+    """How noisy each place is, and what medians hide of the lines that are shown in detail."""
     parts: list[Part] = [
         Text(
             "A verdict rests on processes and respects the noise floor of its device: by how much the same "
@@ -68,10 +68,8 @@ def oddities(sections: Sequence[Section], floors: Floors) -> Chapter:
         ),
         Text("", tuple(f"{section.short_title}: {floors.describe(section.first)}" for section in sections)),
     ]
-    for section in sections:
-        lines = section.timed
-        if lines:
-            parts += _flagged(section, lines)
+    for section in detailed:
+        parts += _flagged(section, section.timed)
     return Chapter("Noise, and what medians hide", tuple(parts))
 
 
@@ -115,6 +113,7 @@ def effort(rows: Sequence[Entry]) -> Chapter | None:
 def provenance(rows: Sequence[Entry], sweep: str) -> Chapter:
     """What the rows were made with, and a digest of which they are."""
     measured = [row for row in rows if row.status == "measured"]
+    devices = {(row.gpu or row.device_model, row.device) for row in rows if row.device}
     versions = {id(row.versions): row.versions for row in rows}  # rows share them
     table = [
         ("rows", f"{count(len(rows), 'row')} of sweep {sweep}; digest of their ids {digest_of(rows)}"),
@@ -122,7 +121,7 @@ def provenance(rows: Sequence[Entry], sweep: str) -> Chapter:
         ("dlas", _values(row.commit or "commit unknown" for row in rows)),
         (
             "devices",
-            _values(f"{row.gpu or row.device_model} ({row.device[:12]})" for row in rows if row.device),
+            _values(f"{name} ({device[:12]})" for name, device in devices),
         ),
         (
             "runners",
