@@ -72,7 +72,11 @@ def draw(sweep: str, planned: Sequence[Planned], folders: Mapping[str, Path], ar
 
     Empty where no cell is pruned. Raises StorageError where the plot cannot be written.
     """
-    found, notes = curves(planned, folders, artifacts / "checkpoints")
+    return show(sweep, *curves(planned, folders, artifacts / "checkpoints"), artifacts)
+
+
+def show(sweep: str, found: Sequence[Curve], notes: Sequence[str], artifacts: Path) -> str:
+    """As `draw`, of curves that were found."""
     parts = [describe(found, notes)]
     if found:
         path = artifacts / "reports" / sweep / "elbow.svg"

@@ -17,6 +17,7 @@ from dlas.errors import DlasError, StorageError, UsageError, did_you_mean
 from dlas.hardware import targets
 from dlas.progress import Progress
 from dlas.results import advice, collection, compare, entries, floors, noise, observations, report, store
+from dlas.results.curves import Curve
 from dlas.results.entries import Entry
 from dlas.results.lines import lines_of
 from dlas.results.pages import build, page
@@ -42,6 +43,7 @@ class Chosen:
     hidden: int
     problems: tuple[StorageError, ...]
     planned: list[Planned]
+    curves: list[Curve]
     notes: list[str]
 
 
@@ -51,7 +53,7 @@ def tell(sweep: str, root: Path, folders: Mapping[str, Path], only: str = "*") -
     sweep: a name, or a file; the elbows need the file, so rows of a sweep whose file is gone come alone.
     only: a glob of cell ids. Raises UsageError for a sweep without rows, or none like it, StorageError.
     """
-    return _tell(_choose(sweep, root, only), root, folders)
+    return _tell(_choose(sweep, root, folders, only), root)
 
 
 def write_report(
@@ -62,7 +64,7 @@ def write_report(
     drop_fraction: how much accuracy the best configurations may lose.
     """
     with _no_collector():
-        return _write_report(_choose(sweep, root, only), root, folders, drop_fraction)
+        return _write_report(_choose(sweep, root, folders, only), root, folders, drop_fraction)
 
 
 @contextmanager
@@ -80,8 +82,7 @@ def _no_collector() -> Iterator[None]:
 def _write_report(chosen: Chosen, root: Path, folders: Mapping[str, Path], drop_fraction: float) -> str:
     if not chosen.rows:
         raise chosen.problems[0]
-    text = _tell(chosen, root, folders)
-    curves, notes = elbows.curves(chosen.planned, folders, root / "checkpoints")
+    text = _tell(chosen, root)
     material = Material(
         chosen.sweep,
         chosen.rows,
@@ -89,35 +90,35 @@ def _write_report(chosen: Chosen, root: Path, folders: Mapping[str, Path], drop_
         floors.read(root),
         chosen.hidden,
         chosen.problems,
-        curves,
-        [*notes, *chosen.notes],
+        chosen.curves,
+        chosen.notes,
         search_curves(chosen.planned, chosen.rows, root, folders),
     )
     pages = write_pages(build.build(material, drop_fraction), root / FOLDER / chosen.sweep)
     return f"{text}\n\nwritten to {pages}"
 
 
-def _choose(sweep: str, root: Path, only: str) -> Chosen:
+def _choose(sweep: str, root: Path, folders: Mapping[str, Path], only: str) -> Chosen:
     """The cells of a sweep whose file cannot be read are none: its rows are there all the same."""
     name = Path(sweep).stem
     stored = stored_rows(root, name)
     counting = entries.latest(stored.rows)
     planned: list[Planned] = []
-    notes = []
+    lack = []
     try:
         planned = [each for each in sweeps.expand(sweeps.load(sweep)) if fnmatchcase(each.cell.id, only)]
     except DlasError as error:
-        notes = [f"no elbows: {error}"]
+        lack = [f"no elbows: {error}"]
     hidden = len(stored.rows) - len(counting)
     rows = _like(counting, only)
-    return Chosen(name, rows, sections_of(rows), hidden, stored.problems, planned, notes)
+    curves, notes = elbows.curves(planned, folders, root / "checkpoints")
+    return Chosen(name, rows, sections_of(rows), hidden, stored.problems, planned, curves, [*notes, *lack])
 
 
-def _tell(chosen: Chosen, root: Path, folders: Mapping[str, Path]) -> str:
+def _tell(chosen: Chosen, root: Path) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     text = report.describe(chosen.sections, chosen.problems, chosen.hidden, width)
-    drawn = elbows.draw(chosen.sweep, chosen.planned, folders, root)
-    return "\n\n".join(filter(None, (text, drawn, *chosen.notes)))
+    return "\n\n".join(filter(None, (text, elbows.show(chosen.sweep, chosen.curves, chosen.notes, root))))
 
 
 def write_pages(made: page.Page, folder: Path) -> str:

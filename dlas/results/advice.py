@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dlas.errors import UsageError
-from dlas.results.choice import Candidate, Choice, choose
+from dlas.results.choice import Candidate, Choice, choose, fastest_dense
 from dlas.results.entries import Entry
 from dlas.results.floors import Floors
 from dlas.results.lines import Line, grouped, judge
@@ -73,8 +73,7 @@ def _best(best: Candidate, lines: Sequence[Line], noise: float) -> Iterable[str]
 
 def _against_dense(best: Candidate, lines: Sequence[Line], noise: float) -> str:
     """How it compares with the fastest dense network in fp32 of the same model."""
-    dense = [line for line in lines if line.is_reference and line.first.model == best.line.first.model]
-    fastest = min(dense, key=lambda line: line.median_ns, default=None)
+    fastest = fastest_dense(line for line in lines if line.first.model == best.line.first.model)
     if fastest is None or fastest is best.line:
         return ""
     judged = judge(best.line, fastest, noise)
@@ -111,8 +110,7 @@ def _open(choice: Choice) -> Iterable[str]:
     if choice.faster:
         yield "  faster, if its accuracy held"
     for each in choice.faster[:_OPEN]:
-        why = each.accuracy.reason if each.accuracy else each.line.first.accuracy_reason or "no accuracy"
         gap = words.difference(each.accuracy)
-        yield f"    {words.time(each.line.summary)}  {gap} points, {why}  {each.line.name}"
+        yield f"    {words.time(each.line.summary)}  {gap} points, {each.doubt}  {each.line.name}"
     if len(choice.faster) > _OPEN:
         yield f"    and {len(choice.faster) - _OPEN} more"

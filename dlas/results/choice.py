@@ -33,6 +33,11 @@ class Candidate:
         """holds, fails or undecided: whether its accuracy is within the bound; unknown without accuracy."""
         return self.accuracy.word if self.accuracy else UNKNOWN
 
+    @property
+    def doubt(self) -> str:
+        """Why its accuracy is undecided, or unknown."""
+        return self.accuracy.reason if self.accuracy else self.line.first.accuracy_reason or "no accuracy"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -77,6 +82,11 @@ def choose(lines: Sequence[Line], drop_fraction: float, noise_fraction: float = 
         _judged([each for each in open_ones if _is_ahead(each, best)], best, noise_fraction),
         tuple(each for each in found if each.word == FAILS),
     )
+
+
+def fastest_dense(lines: Iterable[Line]) -> Line | None:
+    """The fastest of the dense networks in fp32 among these."""
+    return min((line for line in lines if line.is_reference), key=lambda line: line.median_ns, default=None)
 
 
 def reference_of(lines: Sequence[Line]) -> Line | None:

@@ -16,7 +16,7 @@ from dlas.errors import UsageError, did_you_mean
 from dlas.results import entries, statistics, store, verdict
 from dlas.results.entries import CELL_AXES, Entry
 from dlas.results.floors import Floors
-from dlas.results.lines import Line, judge, lines_of
+from dlas.results.lines import Line, by_key, judge, lines_of
 from dlas.results.tables import aligned, count, interval_text, unit_of
 from dlas.results.verdict import Verdict
 
@@ -30,8 +30,6 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("model",),
     "device": ("target", "threads"),
 }
-
-Key = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,19 @@ def parse(text: str, sweep: str) -> Side:
 def compare(artifacts: Path, a: Side, b: Side, floors: Floors) -> Comparison:
     """Pair the lines of two sides and judge each pair.
 
-    Raises UsageError where a side has no
-    rows with times, or there is no pair.
+    Raises UsageError where a side has no rows with times, or there is no pair.
     """
     free = {*a.columns, *b.columns}
     free |= {other for name in free for other in FOLLOWS.get(name, ())}
     names = [name for name in (*CELL_AXES, *PLACE) if name not in free]
-    sides = [_by_key(_lines(artifacts, side), names) for side in (a, b)]
+    stored = {sweep: store.read(artifacts, sweep).rows for sweep in {a.sweep, b.sweep}}
+    sides = [
+        by_key(
+            _lines(artifacts, side, stored[side.sweep]),
+            lambda line: tuple(getattr(line.first, name) for name in names),
+        )
+        for side in (a, b)
+    ]
     shared = [key for key in sides[0] if key in sides[1]]
     single = [key for key in shared if len(sides[0][key]) == len(sides[1][key]) == 1]
     several = tuple("/".join(map(str, key)) for key in shared if key not in single)
@@ -119,18 +123,8 @@ def compare(artifacts: Path, a: Side, b: Side, floors: Floors) -> Comparison:
 def describe(found: Comparison) -> str:
     """A line for each pair, then what they come to. No newline at the end."""
     unit, scale = unit_of(min(pair.a.median_ns for pair in found.pairs))
-    rows = [
-        (
-            "A is",
-            "ratio A/B",
-            "95% interval",
-            f"A, {unit}",
-            f"B, {unit}",
-            "runs",
-            "cell of A",
-            "rows of A and B",
-        )
-    ]
+    times = f"A, {unit}", f"B, {unit}"
+    rows = [("A is", "ratio A/B", "95% interval", *times, "runs", "cell of A", "rows of A and B")]
     for pair in found.pairs:
         judged = pair.verdict
         rows.append(
@@ -179,13 +173,11 @@ def mean_ratio(pairs: Sequence[Pair]) -> tuple[float, float, float]:
     return exp(min(low, center - half)), exp(center), exp(max(high, center + half))
 
 
-def _lines(artifacts: Path, side: Side) -> list[Line]:
-    """Of the rows that a side chooses, those that are true today among these."""
-    stored = store.read(artifacts, side.sweep)
-    chosen = [row for row in stored.rows if side.holds(row)]
-    lines = lines_of(entries.latest(chosen))
+def _lines(artifacts: Path, side: Side, rows: Sequence[Entry]) -> list[Line]:
+    """Of the rows of its sweep that a side chooses, those that are true today among these."""
+    lines = lines_of(entries.latest(row for row in rows if side.holds(row)))
     if not lines:
-        raise UsageError(*_nothing(artifacts, side, stored.rows))
+        raise UsageError(*_nothing(artifacts, side, rows))
     return lines
 
 
@@ -204,10 +196,3 @@ def _nothing(artifacts: Path, side: Side, rows: Sequence[Entry]) -> tuple[str, s
 
 def _matches(name: str, value: str, asked: str) -> bool:
     return value.startswith(asked) if name in HASHED else fnmatchcase(value, asked)
-
-
-def _by_key(lines: Sequence[Line], names: Sequence[str]) -> dict[Key, list[Line]]:
-    found: dict[Key, list[Line]] = {}
-    for line in lines:
-        found.setdefault(tuple(getattr(line.first, name) for name in names), []).append(line)
-    return found

@@ -164,7 +164,13 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> list[list[T]]:
     >>> grouped(["b1", "a1", "b2"], key=lambda item: item[0])
     [['a1'], ['b1', 'b2']]
     """
+    groups = by_key(items, key)
+    return [groups[found] for found in sorted(groups)]  # type: ignore[type-var]
+
+
+def by_key(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """The items with equal keys, under them, in their own order."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
-    return [groups[found] for found in sorted(groups)]  # type: ignore[type-var]
+    return groups

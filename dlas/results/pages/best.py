@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dlas.results import verdict
-from dlas.results.choice import Candidate, Choice, choose
+from dlas.results.choice import Candidate, Choice, choose, fastest_dense
 from dlas.results.floors import Floors
 from dlas.results.lines import Line, grouped, judge
 from dlas.results.pages import words
@@ -25,12 +25,9 @@ def chapter(sections: Sequence[Section], floors: Floors, drop_fraction: float) -
     parts: list[Part] = [
         Text(
             f"The fastest configuration that loses at most {points} of top-1 accuracy, in points of 100, "
-            "against "
-            "the same network dense in fp32, image by image: the 95% interval of the difference must lie "
-            "above "
-            f"-{points}. A configuration whose interval holds -{points} is undecided, and named below where "
-            "it "
-            "would be faster. Times are medians over processes."
+            "against the same network dense in fp32, image by image: the 95% interval of the difference must "
+            f"lie above -{points}. A configuration whose interval holds -{points} is undecided, and named "
+            "below where it would be faster. Times are medians over processes."
         )
     ]
     for section in sections:
@@ -76,9 +73,8 @@ def _faster(choice: Choice) -> Iterable[str]:
     if choice.reference is None:
         return
     for each in choice.faster[:_NAMED]:
-        why = each.accuracy.reason if each.accuracy else each.line.first.accuracy_reason or "no accuracy"
         gain = f", {words.speedup(each.verdict)} as fast as the best" if each.verdict else ""
-        yield f"{each.line.name} would be faster{gain}, but its accuracy is open: {why}."
+        yield f"{each.line.name} would be faster{gain}, but its accuracy is open: {each.doubt}."
     more = len(choice.faster) - _NAMED
     if more > 0:
         yield f"So would {count(more, 'more configuration')}."
@@ -105,8 +101,7 @@ def _row(contest: Sequence[Line], choice: Choice, noise: float) -> tuple[str, ..
 
 def _to_dense(best: Candidate, contest: Sequence[Line], noise: float) -> str:
     """How much faster than the fastest line of the same network dense in fp32."""
-    dense = [line for line in contest if line.is_reference and line.is_publishable]
-    fastest = min(dense, key=lambda line: line.median_ns, default=None)
+    fastest = fastest_dense(line for line in contest if line.is_publishable)
     if fastest is None or fastest is best.line:
         return NONE if fastest is None else "it is"
     judged = judge(best.line, fastest, noise)

@@ -27,9 +27,8 @@ class Material:
     """What a page is made of.
 
     rows: those that count today, and the sections they are in; hidden: how many do not; problems: files not
-    read.
-    curves, notes: of accuracy against compression, and why some are missing; searches: what tuning found
-    when.
+    read. curves, notes: of accuracy against compression, and why some are missing; searches: what tuning
+    found when.
     """
 
     sweep: str
@@ -71,8 +70,7 @@ def build(material: Material, drop_fraction: float) -> Page:
         made.append(facts.rows_chapter(lines))
     lead = (
         f"{count(len(material.rows), 'row')} on {count(len(real), 'device')}; medians with 95% intervals "
-        "over "
-        "processes, each figure with the ids of its rows."
+        "over processes, each figure with the ids of its rows."
     )
     return Page(f"Sweep {material.sweep}", lead, tuple(made))
 

@@ -164,8 +164,7 @@ def rows_chapter(lines: Iterable[Line]) -> Chapter:
     headings = ("line", "device", "runs", "median of each process, ms")
     lead = Text(
         "Each link above leads here. The ids name rows of the results: column `id` of the Parquet files, in "
-        "the "
-        "order of the medians."
+        "the order of the medians."
     )
     return Chapter("Rows", (lead, Table(headings, fields, tuple(line.ids for line in known), is_list=True)))
 
