@@ -90,12 +90,13 @@ def parse(text: str, sweep: str) -> Side:
 def compare(artifacts: Path, a: Side, b: Side, floors: Floors) -> Comparison:
     """Pair the lines of two sides and judge each pair.
 
-    Raises UsageError where a side has no rows with times, or there is no pair.
+    Raises UsageError where a side has no rows with times, or there is no pair, StorageError
+    for a damaged file.
     """
     free = {*a.columns, *b.columns}
     free |= {other for name in free for other in FOLLOWS.get(name, ())}
     names = [name for name in (*CELL_AXES, *PLACE) if name not in free]
-    stored = {sweep: store.read(artifacts, sweep).rows for sweep in {a.sweep, b.sweep}}
+    stored = {sweep: _read(artifacts, sweep) for sweep in {a.sweep, b.sweep}}
     sides = [
         by_key(
             _lines(artifacts, side, stored[side.sweep]),
@@ -171,6 +172,14 @@ def mean_ratio(pairs: Sequence[Pair]) -> tuple[float, float, float]:
     low, high = statistics.quantiles(logs, (tail, 1 - tail))
     half = NormalDist().inv_cdf(1 - tail) * sqrt(variance)
     return exp(min(low, center - half)), exp(center), exp(max(high, center + half))
+
+
+def _read(artifacts: Path, sweep: str) -> tuple[Entry, ...]:
+    """Raises what is wrong with a file: an answer rests on all rows."""
+    stored = store.read(artifacts, sweep)
+    if stored.problems:
+        raise stored.problems[0]
+    return stored.rows
 
 
 def _lines(artifacts: Path, side: Side, rows: Sequence[Entry]) -> list[Line]:

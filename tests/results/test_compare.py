@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dlas.errors import UsageError
+from dlas.errors import StorageError, UsageError
 from dlas.results import compare, store
 from dlas.results.compare import describe, parse
 from dlas.results.floors import NO_FLOORS
@@ -146,6 +146,15 @@ def test_the_mean_of_the_ratios_covers_what_is_true(tmp_path: Path, keep: Callab
     # Twelve configurations together tell more than two: a pair's interval is wider by about the root of 6.
     each = [pair.verdict.high - pair.verdict.low for pair in found.pairs]
     assert 2 < min(each) / (high - low) < 8
+
+
+def test_a_damaged_file_is_no_missing_row(tmp_path: Path, keep: Callable[..., None]) -> None:
+    keep(DIRECT, 500)
+    keep(GEMM, 700)
+    path = sorted(tmp_path.rglob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(StorageError, match="is damaged"):
+        pairs(tmp_path, "algorithm=direct", "algorithm=gemm")
 
 
 def test_few_processes_decide_nothing(tmp_path: Path, keep: Callable[..., None]) -> None:
